@@ -1,0 +1,76 @@
+"""What can go wrong with state.
+
+RegionsError
+  BadName              outside text that is no valid name
+  BadFilter            a metadata filter outside the language
+  ConfigError          a configuration that cannot be used; carries every problem found
+  ReplicaError         a vector index could not do what was asked
+    ReplicaUnavailable   not reached, timed out, or overloaded: another replica may do
+    ReplicaRejected      it understood and refused: no replica will do
+
+Foreign exceptions are translated once, in the adapter where they enter, with `from`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RegionsError(Exception):
+    """Root of the tree."""
+
+
+class BadName(RegionsError):
+    """Text that is no valid name of its kind."""
+
+    def __init__(self, kind: str, text: str, rule: str) -> None:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        super().__init__(f"{shown!r} is no valid {kind}: {rule}")
+        self.kind, self.rule = kind, rule
+
+
+class BadFilter(RegionsError):
+    """A metadata filter outside Pinecone's language; `path` says where."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"filter{path}: {problem}")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One thing wrong in a configuration."""
+
+    path: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ConfigError(RegionsError):
+    """A configuration that cannot be used; `problems` holds all of them, not the first."""
+
+    def __init__(self, source: str, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join([f"{source}: {len(problems)} problem(s)", *map(str, problems)]))
+        self.source, self.problems = source, tuple(problems)
+
+
+class ReplicaError(RegionsError):
+    """A vector index could not do what was asked."""
+
+
+class ReplicaUnavailable(ReplicaError):
+    """Not reached, timed out, overloaded: another replica may do."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ReplicaRejected(ReplicaError):
+    """Understood and refused; `status` and `message` are the index's own."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message

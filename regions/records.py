@@ -1,0 +1,64 @@
+"""Records, queries and matches: what a vector index holds and is asked.
+
+Pure. The structs are frozen and their lists are never mutated; field names are the ones of Pinecone's
+HTTP API in camel case, so that one definition serves the wire and the code.
+
+Vectors: `values` is (dimension,) float32 written as JSON numbers; a sparse vector is parallel lists of
+uint32 indices and float32 values, sorted or not, without repeats.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+MetadataValue = str | int | float | bool | list[str]
+Metadata = dict[str, MetadataValue]
+
+RESERVED_PREFIX: Final = "_m."
+META_TEXT: Final = "_m.text"
+META_HASH: Final = "_m.hash"
+META_EMBEDDING: Final = "_m.embedding"
+
+
+class SparseVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parallel `indices` (uint32) and `values` (float32)."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
+    """A vector with its id and flat metadata."""
+
+    id: str
+    values: list[float] = []
+    sparse_values: SparseVector | None = None
+    metadata: Metadata | None = None
+
+
+class Query(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
+    """A nearest-neighbour query by dense and/or sparse vector, or by the id of a stored record.
+
+    `filter` is Pinecone's metadata filter as decoded JSON; `regions.filters.compile_filter` reads it.
+    """
+
+    top_k: int
+    vector: list[float] | None = None
+    sparse_vector: SparseVector | None = None
+    id: str | None = None
+    filter: dict[str, Any] | None = None
+    include_values: bool = False
+    include_metadata: bool = False
+    namespace: str = ""
+    scan_factor: float | None = None
+    max_candidates: int | None = None
+
+
+class Match(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """A record found, with its score: higher is better, except for euclidean distance."""
+
+    id: str
+    score: float
+    values: list[float] = []
+    sparse_values: SparseVector | None = None
+    metadata: Metadata | None = None

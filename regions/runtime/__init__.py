@@ -1,0 +1,1 @@
+"""What any process of a region stands on; it knows no domain word."""
