@@ -1,0 +1,184 @@
+"""What can go wrong with a request. Knows no HTTP: statuses live in `edge/render.py`.
+
+GatewayError                 fault: who is to blame; retryable: may another attempt help
+  BadRequest                   client: the request cannot be understood or is not allowed
+    ContextTooLong               client: the conversation does not fit any window of the route
+  Unauthenticated              client: no key, or an unknown one
+  Forbidden                    client: a grant is missing
+  NotFound                     client: names something that does not exist, for this tenant
+  BodyTooLarge                 client: more bytes than the limit
+  Unsupported                  client: a call we do not serve, said plainly
+  Overloaded                   gateway: shed for load; retry after a while
+  Draining                     gateway: this process accepts no more
+  UpstreamTimeout              upstream: no answer in time
+  UpstreamUnavailable          upstream: not reached, broken off, 5xx or throttled
+  UpstreamRejected             upstream answered "no" to this very request
+  UpstreamProtocolError        upstream: an answer that is not in its dialect
+  RetrievalUnavailable         upstream: no replica of the index answered
+  AnswerUnavailable            upstream: every path failed and the caller does not take excerpts
+  DeadlineExceeded             gateway: the request's own deadline passed
+
+Only upstream faults count against a breaker; only gateway and upstream faults against an SLO.
+"""
+
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Who is to blame."""
+
+    CLIENT = "client"
+    GATEWAY = "gateway"
+    UPSTREAM = "upstream"
+
+
+class GatewayError(Exception):
+    """Root of the tree. `code` is stable and machine-readable; `message` is for people."""
+
+    fault: Fault = Fault.GATEWAY
+    retryable: bool = False
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.retry_after_s = message, param, retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class BadRequest(GatewayError):
+    """The request cannot be understood or is not allowed; `param` names the part."""
+
+    fault = Fault.CLIENT
+    code = "invalid_request"
+
+
+class ContextTooLong(BadRequest):
+    """The conversation alone does not fit the window of any upstream of its route."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthenticated(GatewayError):
+    """No key, or one that belongs to nobody."""
+
+    fault = Fault.CLIENT
+    code = "invalid_api_key"
+
+
+class Forbidden(GatewayError):
+    """The key is good, the tenant lacks the grant."""
+
+    fault = Fault.CLIENT
+    code = "forbidden"
+
+
+class NotFound(GatewayError):
+    """Names something that does not exist for this tenant."""
+
+    fault = Fault.CLIENT
+    code = "not_found"
+
+
+class BodyTooLarge(GatewayError):
+    """More bytes than the limit; nothing of it was read."""
+
+    fault = Fault.CLIENT
+    code = "request_too_large"
+
+
+class Unsupported(GatewayError):
+    """A call of the dialect that Meridian does not serve."""
+
+    fault = Fault.CLIENT
+    code = "unsupported"
+
+
+class Overloaded(GatewayError):
+    """Shed for load: a bounded queue is full."""
+
+    retryable = True
+    code = "overloaded"
+
+
+class Draining(GatewayError):
+    """This process finishes what it has and accepts no more."""
+
+    retryable = True
+    code = "draining"
+
+
+class UpstreamTimeout(GatewayError):
+    """An upstream did not answer in time."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "upstream_timeout"
+
+
+class UpstreamUnavailable(GatewayError):
+    """Not reached, broken off, answered 5xx, or throttled us."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "upstream_unavailable"
+
+
+class UpstreamRejected(GatewayError):
+    """The upstream refused this very request; `status` and `body` are its own, for the caller.
+
+    Whose mistake it is depends on `status`: 400, 404, 413 and 422 are the caller's, 401, 402 and 403
+    are about our account with the provider.
+    """
+
+    fault = Fault.UPSTREAM
+    code = "upstream_rejected"
+
+    def __init__(self, message: str, *, status: int, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.status, self.body = status, body
+        if self.is_callers:
+            self.fault = Fault.CLIENT
+
+    @property
+    def is_callers(self) -> bool:
+        """The request itself is at fault, so no other upstream would do better."""
+        return self.status in (400, 404, 413, 422)
+
+
+class UpstreamProtocolError(GatewayError):
+    """An answer that is not in the provider's dialect: an HTML page, bad JSON, a cut stream."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "upstream_protocol_error"
+
+
+class RetrievalUnavailable(GatewayError):
+    """No replica of the index answered."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "retrieval_unavailable"
+
+
+class AnswerUnavailable(GatewayError):
+    """Every path to an answer failed, and an excerpt cannot satisfy this caller."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "llm_unavailable"
+
+
+class DeadlineExceeded(GatewayError):
+    """The request's own deadline passed."""
+
+    retryable = True
+    code = "deadline_exceeded"

@@ -1,0 +1,147 @@
+"""What flows through the pipelines: values of no dialect.
+
+Pure. A chat request keeps the caller's JSON fields as raw bytes, so that what we do not know passes
+through untouched; a chat event keeps the bytes it came as, so that what we do not change is relayed
+as it came.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class RagMode(StrEnum):
+    """How much of Meridian a chat request wants."""
+
+    AUTO = "auto"  # retrieve, then generate; snippets when generation fails
+    OFF = "off"  # a plain proxy to the model
+    SNIPPETS = "snippets"  # retrieve, answer with cited excerpts, call no LLM
+
+
+class Degrade(StrEnum):
+    """Whether an excerpt may stand in for a generated answer."""
+
+    ALLOW = "allow"
+    NEVER = "never"
+
+
+class RagOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body's `rag` object; None means: the tenant's default."""
+
+    index: str | None = None
+    namespace: str | None = None
+    top_k: int | None = None
+    filter: dict[str, Any] | None = None
+    min_score: float | None = None
+    mode: RagMode | None = None
+    degrade: Degrade | None = None
+    include_context: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation, read only as far as retrieval and packing need."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrieved piece of text. `number` is what a citation marker in the answer says, from 1."""
+
+    number: int
+    id: str
+    text: str
+    score: float
+    title: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation to answer.
+
+    `fields` holds every top-level field of the caller's body as raw JSON except `rag` and `stream`;
+    `turns` is `messages` as text. `question` is the last user turn.
+    """
+
+    model: str
+    turns: Sequence[Turn]
+    fields: Mapping[str, msgspec.Raw]
+    rag: RagOptions
+    stream: bool
+    include_usage: bool
+    passages: Sequence[Passage] = ()
+
+    @property
+    def question(self) -> str:
+        """The last user turn's text, or "" when there is none."""
+        return next((t.text for t in reversed(self.turns) if t.role == "user"), "")
+
+    def with_passages(self, passages: Sequence[Passage]) -> "ChatRequest":
+        return replace(self, passages=passages)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """LLM tokens of one answer; `cached_tokens` is the part of the input the provider had cached."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEvent:
+    """One event of a chat answer.
+
+    `raw` is the event's SSE bytes, its blank line included, or None when a stage made or changed it
+    and the edge must render `chunk`. `content` is the text it adds, "" for none. `chunk` is the decoded
+    `chat.completion.chunk`.
+    """
+
+    chunk: dict[str, Any]
+    raw: bytes | None = None
+    content: str = ""
+    has_tool_call: bool = False
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def is_content(self) -> bool:
+        """Whether a caller would notice it: text or a tool call, not a role, comment or empty delta."""
+        return bool(self.content) or self.has_tool_call
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to embed under a model alias."""
+
+    model: str
+    texts: Sequence[str]
+    encoding: str = "float"
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """How an answer fell short of a full one, and why; told to the caller and to operators."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(slots=True)
+class AnswerFacts:
+    """What is known about an answer beside its events; filled by the stages as they learn it."""
+
+    model: str = ""
+    provider: str = ""
+    degraded: Degraded | None = None
+    usage: Usage = field(default_factory=Usage)
+    passages: Sequence[Passage] = ()
+    cited: list[dict[str, Any]] = field(default_factory=list)
