@@ -1,0 +1,219 @@
+"""The gateway's configuration: one frozen model and its cross-checks.
+
+Every default stands beside its field with its unit and reason; the commented example, the reference
+and `check-config` are generated from here. Sections named by `kind` are validated by their plug-in's
+own `Config`.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway import embedders, providers
+from gateway.catalogue import SEED_MODELS, ModelCard
+from regions import replicas
+from regions.errors import BadName, ConfigProblem
+from regions.names import parse_index, parse_region
+from regions.runtime import plugins
+from regions.runtime.config_file import SecretRef, problems_of
+
+MIB = 1024 * 1024
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PluginSection(BaseModel):
+    """A part whose other keys belong to the plug-in named by `kind`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = Field(description="Which plug-in; its own keys stand beside this one.")
+
+    def own(self) -> dict[str, Any]:
+        """The keys that belong to the plug-in."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ServerConfig(Section):
+    host: str = Field("127.0.0.1", description="Address that tenants' apps reach; 0.0.0.0 in a container.")
+    port: int = Field(8401, ge=1, le=65535, description="Port of both dialects.")
+    operators_host: str = Field("127.0.0.1", description="Address of the operators' port; never public.")
+    operators_port: int = Field(
+        9401, ge=1, le=65535, description="Health and metrics; worker n listens on this plus n."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Processes that share the port (SO_REUSEPORT).")
+    public_url: str | None = Field(
+        None, description="What GET /indexes answers as host; by default http://host:port."
+    )
+    body_limit_bytes: int = Field(
+        8 * MIB, ge=1024, description="Larger bodies get 413; a full Pinecone upsert batch is 2 MiB."
+    )
+    max_in_flight: int = Field(
+        1024, ge=1, description="Requests at work in one process; beyond them 503 with Retry-After, at once."
+    )
+    deadline_s: float = Field(60, gt=0, le=3600, description="A request's whole time unless it asks for less.")
+    drain_s: float = Field(30, ge=0, description="How long SIGTERM waits for answers that are under way.")
+
+
+class TenantsConfig(Section):
+    file: str = Field("tenants.yaml", description="Tenants and their key digests, beside this file.")
+    pepper: SecretRef = Field(description="Key of the digests: the file alone cannot be brute-forced.")
+
+
+class ReplicaConfig(PluginSection):
+    region: str = Field(description="Where this copy of the index is.")
+
+
+class IndexConfig(Section):
+    dimension: int = Field(ge=1, le=20_000, description="Of the dense vectors; the embedder's.")
+    metric: Literal["dotproduct", "cosine", "euclidean"] = Field(
+        "dotproduct", description="dotproduct over unit vectors allows hybrid retrieval without re-ingestion."
+    )
+    embedder: str = Field(description="Name of the embedder that reads this index's text.")
+    text_field: str = Field("text", description="The field of a text record that is embedded.")
+    sparse: bool = Field(True, description="Write BM25-style sparse vectors beside the dense ones.")
+    replicas: list[ReplicaConfig] = Field(min_length=1, description="One copy a region; the nearest serves.")
+
+
+class UpstreamConfig(PluginSection):
+    model: str = Field(description="The provider's own name of the model.")
+
+
+class ModelConfig(Section):
+    upstreams: list[UpstreamConfig] = Field(
+        default_factory=list, description="Where the model is served; none means snippet answers only."
+    )
+    card: str | None = Field(
+        None, description="Catalogue entry with price and window; by default the upstream's model name."
+    )
+
+
+class RagConfig(Section):
+    top_k: int = Field(8, ge=1, le=100, description="Passages retrieved when the request does not say.")
+    candidates: int = Field(50, ge=1, le=1000, description="Records asked of the index, blended down to top_k.")
+    dense_weight: float = Field(
+        0.5, ge=0, le=1, description="Dense against sparse: 1 is dense alone, which collapses off-domain."
+    )
+    answer_tokens: int = Field(1024, ge=1, description="Room left for the answer when passages are packed.")
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level written.")
+    format: Literal["auto", "json", "pretty"] = Field("auto", description="auto: pretty on a terminal.")
+
+
+class GatewayConfig(Section):
+    """One gateway of one region."""
+
+    region: str = Field(description="The region this gateway stands in.")
+    server: ServerConfig = ServerConfig()
+    tenants: TenantsConfig
+    indexes: dict[str, IndexConfig] = Field(default_factory=dict, description="By name.")
+    embedders: dict[str, PluginSection] = Field(default_factory=dict, description="By name.")
+    models: dict[str, ModelConfig] = Field(default_factory=dict, description="By the alias tenants use.")
+    catalogue: dict[str, ModelCard] = Field(
+        default_factory=dict, description="Prices and windows beside the built-in ones."
+    )
+    rag: RagConfig = RagConfig()
+    log: LogConfig = LogConfig()
+
+    def cards(self) -> Mapping[str, ModelCard]:
+        """The catalogue: the built-in models, overridden by this file's."""
+        return {**SEED_MODELS, **self.catalogue}
+
+    def card_name(self, alias: str, upstream: UpstreamConfig) -> str:
+        """The catalogue entry that prices an upstream of a model."""
+        return self.models[alias].card or upstream.model
+
+
+def cross_check(config: GatewayConfig) -> list[ConfigProblem]:
+    """Every problem that no single field shows: names that do not resolve, unknown kinds and prices."""
+    return [
+        *_check_region(config.region, "region"),
+        *_check_indexes(config),
+        *_check_plugins(config),
+        *_check_models(config),
+        *_check_ports(config.server),
+    ]
+
+
+def _check_region(name: str, path: str) -> Iterator[ConfigProblem]:
+    try:
+        parse_region(name)
+    except BadName as error:
+        yield ConfigProblem(path, str(error))
+
+
+def _check_indexes(config: GatewayConfig) -> Iterator[ConfigProblem]:
+    for name, index in config.indexes.items():
+        path = f"indexes.{name}"
+        try:
+            parse_index(name)
+        except BadName as error:
+            yield ConfigProblem(path, str(error))
+        if index.embedder not in config.embedders:
+            known = ", ".join(sorted(config.embedders)) or "none"
+            yield ConfigProblem(
+                f"{path}.embedder", f"no embedder is named {index.embedder!r}", f"there are: {known}"
+            )
+        if index.sparse and index.metric != "dotproduct":
+            yield ConfigProblem(
+                f"{path}.sparse", f"sparse vectors need dotproduct, not {index.metric}", "set sparse: false"
+            )
+        seen: set[str] = set()
+        for number, replica in enumerate(index.replicas):
+            yield from _check_region(replica.region, f"{path}.replicas.{number}.region")
+            if replica.region in seen:
+                yield ConfigProblem(
+                    f"{path}.replicas.{number}.region", f"{replica.region} has a replica already"
+                )
+            seen.add(replica.region)
+
+
+def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
+    for name, section in config.embedders.items():
+        yield from _check_plugin(embedders, section, f"embedders.{name}")
+    for name, index in config.indexes.items():
+        for number, replica in enumerate(index.replicas):
+            yield from _check_plugin(replicas, replica, f"indexes.{name}.replicas.{number}")
+    for alias, model in config.models.items():
+        for number, upstream in enumerate(model.upstreams):
+            yield from _check_plugin(providers, upstream, f"models.{alias}.upstreams.{number}")
+
+
+def _check_plugin(package: ModuleType, section: PluginSection, path: str) -> Iterator[ConfigProblem]:
+    try:
+        plugins.find(package, section.kind).Config(**section.own())
+    except plugins.UnknownKind as error:
+        yield ConfigProblem(f"{path}.kind", f"no such kind: {section.kind!r}", f"there are: {error.known}")
+    except ValidationError as error:
+        yield from problems_of(error, prefix=path)
+
+
+def _check_models(config: GatewayConfig) -> Iterator[ConfigProblem]:
+    cards = config.cards()
+    for alias, model in config.models.items():
+        for number, upstream in enumerate(model.upstreams):
+            name = config.card_name(alias, upstream)
+            if name not in cards:
+                yield ConfigProblem(
+                    f"models.{alias}.upstreams.{number}.model",
+                    f"no price is known for {name!r}",
+                    f"add it under catalogue, or name a known one in models.{alias}.card",
+                )
+
+
+def _check_ports(server: ServerConfig) -> Iterator[ConfigProblem]:
+    last = server.operators_port + server.workers - 1
+    if last > 65535:
+        yield ConfigProblem("server.operators_port", f"the last worker would need port {last}")
+    if server.operators_port <= server.port <= last and server.host == server.operators_host:
+        yield ConfigProblem(
+            "server.port", f"falls among the operators' ports {server.operators_port}-{last}"
+        )

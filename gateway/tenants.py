@@ -1,0 +1,169 @@
+"""Tenants: who may call, and what they are called inside. The only maker of `NamespaceRef`s.
+
+Keys are kept as digests (blake2b, keyed with a pepper that the tenants file does not hold), so a
+leaked file opens nothing. A key is looked up by its digest: the time taken says nothing of how much
+of a guess was right.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from gateway.messages import Degrade, RagMode
+from regions.errors import BadName, ConfigProblem
+from regions.names import (
+    IndexName,
+    NamespaceRef,
+    TenantId,
+    parse_index,
+    parse_tenant,
+    tenant_name,
+    tenant_namespace,
+    tenant_prefix,
+)
+
+MAX_KEY_LENGTH: Final = 512
+
+
+def digest_key(key: str, pepper: bytes) -> str:
+    """The digest under which a key is kept: 32 hexadecimal bytes of blake2b keyed with `pepper`."""
+    pepper = hashlib.blake2b(pepper).digest()  # any length of secret becomes blake2b's 64 bytes
+    return hashlib.blake2b(key.encode(), key=pepper, digest_size=32).hexdigest()
+
+
+class TenantKey(BaseModel):
+    """One key of a tenant, as its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="From digest_key(); never the key itself.")
+    label: str = Field("", description="For people: where this key is used.")
+
+
+class TenantDefaults(BaseModel):
+    """What a tenant's plain calls mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: str | None = Field(None, description="Index of calls that name none.")
+    namespace: str = Field("", description="Namespace of calls that name none.")
+    mode: RagMode = Field(RagMode.AUTO, description="auto retrieves, off is a plain proxy.")
+    degrade: Degrade = Field(Degrade.ALLOW, description="allow: excerpts when no LLM answers; never: 503.")
+    retrieval_down: Degrade = Field(
+        Degrade.NEVER, description="never: 503 when retrieval is down; allow: an ungrounded answer, marked."
+    )
+    top_k: int | None = Field(None, ge=1, le=100, description="Passages retrieved; the gateway's by default.")
+
+
+class Tenant(BaseModel):
+    """Who pays, what they may use, and what their calls mean by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="16 of a-z and 0-9; prefixes every stored namespace, never reused.")
+    name: str = Field(description="For people.")
+    keys: list[TenantKey] = Field(default_factory=list)
+    indexes: list[str] = Field(default_factory=list, description="Indexes it may use; empty: all.")
+    defaults: TenantDefaults = TenantDefaults()
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, value: str) -> str:
+        try:
+            return parse_tenant(value)
+        except BadName as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def tenant_id(self) -> TenantId:
+        return TenantId(self.id)
+
+    def may_use(self, index: str) -> bool:
+        return not self.indexes or index in self.indexes
+
+    def index(self, name: str | None, known: Iterable[str]) -> IndexName:
+        """The index a call means: the one it names, else the tenant's default.
+
+        Raises: BadRequest: it names none and there is no default. Forbidden: outside the tenant's
+        grants. NotFound: there is no such index.
+        """
+        chosen = name or self.defaults.index
+        if chosen is None:
+            raise BadRequest("name an index: this tenant has no default one", param="index")
+        if not self.may_use(chosen):
+            raise Forbidden(f"this key may not use the index {chosen!r}")
+        try:
+            parsed = parse_index(chosen)
+        except BadName as error:
+            raise BadRequest(str(error), param="index") from error
+        if parsed not in known:
+            raise NotFound(f"there is no index {chosen!r}", code="index_not_found", param="index")
+        return parsed
+
+    def namespace(self, index: IndexName, name: str) -> NamespaceRef:
+        """The stored namespace of this tenant's name for it. Raises: BadRequest: not a valid name."""
+        try:
+            return tenant_namespace(self.tenant_id, index, name)
+        except BadName as error:
+            raise BadRequest(str(error), param="namespace") from error
+
+    def prefix(self) -> str:
+        """What every stored namespace of this tenant begins with."""
+        return tenant_prefix(self.tenant_id)
+
+    def own_name(self, stored: str) -> str | None:
+        """This tenant's name for a stored namespace; None when it is somebody else's."""
+        return tenant_name(self.tenant_id, stored)
+
+
+class TenantsFile(BaseModel):
+    """The tenants file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenants: list[Tenant] = Field(default_factory=list)
+
+
+def check_tenants(file: TenantsFile, indexes: Iterable[str]) -> list[ConfigProblem]:
+    """Every problem that no single field shows: repeated ids and keys, indexes that do not exist."""
+    known, ids, digests = set(indexes), set[str](), set[str]()
+    problems: list[ConfigProblem] = []
+    for number, tenant in enumerate(file.tenants):
+        path = f"tenants.{number}"
+        if tenant.id in ids:
+            problems.append(ConfigProblem(f"{path}.id", f"{tenant.id} stands twice"))
+        ids.add(tenant.id)
+        for place, key in enumerate(tenant.keys):
+            if key.digest in digests:
+                problems.append(ConfigProblem(f"{path}.keys.{place}.digest", "belongs to two keys"))
+            digests.add(key.digest)
+        named = [*tenant.indexes, *([tenant.defaults.index] if tenant.defaults.index else [])]
+        problems += [
+            ConfigProblem(path, f"names the index {name!r}, which is not configured")
+            for name in sorted(set(named) - known)
+        ]
+    return problems
+
+
+class Tenants:
+    """Finds the tenant of a key."""
+
+    def __init__(self, file: TenantsFile, pepper: bytes) -> None:
+        self._pepper = pepper
+        self._by_digest: Mapping[str, Tenant] = {
+            key.digest: tenant for tenant in file.tenants for key in tenant.keys
+        }
+
+    def authenticate(self, key: str | None) -> Tenant:
+        """Raises: Unauthenticated: no key, or one that belongs to nobody."""
+        if not key:
+            raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'Api-Key: …'")
+        digest = digest_key(key[:MAX_KEY_LENGTH], self._pepper)
+        tenant = self._by_digest.get(digest)
+        if tenant is None or not any(hmac.compare_digest(digest, k.digest) for k in tenant.keys):
+            raise Unauthenticated("this API key belongs to no tenant of this gateway")
+        return tenant
