@@ -1,0 +1,67 @@
+"""What every stage knows of the request it serves, and the notes they leave behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.errors import DeadlineExceeded
+from gateway.tenants import Tenant
+
+MAX_NOTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One fact on a trail: what, how long after the request began (s), and its details."""
+
+    name: str
+    at_s: float
+    details: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Trail:
+    """Append-only notes: who did what, when. `Observe` alone turns them into logs and metrics."""
+
+    notes: list[Note] = field(default_factory=list)
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    def note(self, name: str, at_s: float, **details: Any) -> None:
+        """Leave a note; beyond `MAX_NOTES` it is dropped, so that no request grows without bound."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(Note(name, at_s, details))
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Add to the time spent in a stage (a key of `telemetry.STAGES`)."""
+        self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds
+
+    def last(self, name: str) -> dict[str, Any]:
+        """Details of the latest note of that name; {} when there is none."""
+        return next((n.details for n in reversed(self.notes) if n.name == name), {})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Frozen facts of one request. Times are those of `clock`, in seconds, and `deadline_s` is absolute."""
+
+    request_id: str
+    tenant: Tenant
+    dialect: str
+    started_s: float
+    deadline_s: float
+    clock: Callable[[], float]
+    trail: Trail = field(default_factory=Trail)
+
+    def elapsed_s(self) -> float:
+        return self.clock() - self.started_s
+
+    def remaining_s(self) -> float:
+        """What is left of the deadline. Raises: DeadlineExceeded: nothing is."""
+        left = self.deadline_s - self.clock()
+        if left <= 0:
+            raise DeadlineExceeded("the request's deadline passed before it could be answered")
+        return left
+
+    def note(self, name: str, **details: Any) -> None:
+        """Leave a note on the trail, stamped with the time since the request began."""
+        self.trail.note(name, self.elapsed_s(), **details)
