@@ -57,7 +57,9 @@ class ServerConfig(Section):
     max_in_flight: int = Field(
         1024, ge=1, description="Requests at work in one process; beyond them 503 with Retry-After, at once."
     )
-    deadline_s: float = Field(60, gt=0, le=3600, description="A request's whole time unless it asks for less.")
+    deadline_s: float = Field(
+        60, gt=0, le=3600, description="A request's whole time unless it asks for less."
+    )
     drain_s: float = Field(30, ge=0, description="How long SIGTERM waits for answers that are under way.")
 
 
@@ -96,7 +98,9 @@ class ModelConfig(Section):
 
 class RagConfig(Section):
     top_k: int = Field(8, ge=1, le=100, description="Passages retrieved when the request does not say.")
-    candidates: int = Field(50, ge=1, le=1000, description="Records asked of the index, blended down to top_k.")
+    candidates: int = Field(
+        50, ge=1, le=1000, description="Records asked of the index, blended down to top_k."
+    )
     dense_weight: float = Field(
         0.5, ge=0, le=1, description="Dense against sparse: 1 is dense alone, which collapses off-domain."
     )
@@ -214,6 +218,4 @@ def _check_ports(server: ServerConfig) -> Iterator[ConfigProblem]:
     if last > 65535:
         yield ConfigProblem("server.operators_port", f"the last worker would need port {last}")
     if server.operators_port <= server.port <= last and server.host == server.operators_host:
-        yield ConfigProblem(
-            "server.port", f"falls among the operators' ports {server.operators_port}-{last}"
-        )
+        yield ConfigProblem("server.port", f"falls among the operators' ports {server.operators_port}-{last}")

@@ -1,0 +1,1 @@
+"""HTTP in: the gateway's only importer of `aiohttp.web`."""

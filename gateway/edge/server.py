@@ -1,0 +1,208 @@
+"""The tenants' port: key -> tenant, body limit, context, shedding, drain, errors.
+
+Every route passes `Edge.guard`, which finds the tenant from the key before it reads the body, so that
+a context always has a tenant, and turns whatever goes wrong into the caller's own dialect.
+"""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from gateway.context import RequestContext
+from gateway.edge import render
+from gateway.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    GatewayError,
+    NotFound,
+    Overloaded,
+    Unsupported,
+)
+from gateway.observe import Observer
+from gateway.telemetry import Telemetry
+from gateway.tenants import Tenant, Tenants
+
+CONTEXT: Final = web.RequestKey("context", RequestContext)
+STARTED: Final = web.RequestKey("started", bool)
+"""Set once a streamed answer's headers are out: no second response may follow."""
+FAILURE: Final = web.RequestKey("failure", BaseException)
+"""What ended a streamed answer that had already started."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Edge:
+    """What stands between the socket and the pipelines, the same for both dialects."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        tenants: Tenants,
+        observer: Observer,
+        telemetry: Telemetry,
+        body_limit_bytes: int,
+        max_in_flight: int,
+        deadline_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._region, self._tenants, self._observer, self._telemetry = region, tenants, observer, telemetry
+        self._body_limit_bytes, self._max_in_flight = body_limit_bytes, max_in_flight
+        self._deadline_s, self._clock = deadline_s, clock
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def application(self) -> web.Application:
+        """An application whose every route is guarded; add routes to it."""
+        return web.Application(middlewares=[self._guard], client_max_size=self._body_limit_bytes)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        dialect, call = dialect_of(request.path), call_of(request)
+        request_id = _request_id(request)
+        try:
+            ctx = self._admit(request, dialect, request_id)
+        except GatewayError as error:
+            self._observer.rejected(dialect, call, request_id, error)
+            return self._finish(render.response(dialect, error), request_id)
+        request[CONTEXT] = ctx
+        failure: BaseException | None = None
+        self._enter()
+        try:
+            async with asyncio.timeout_at(ctx.deadline_s):
+                response = await handler(request)
+            failure = request.get(FAILURE)
+        except Exception as error:
+            failure = translate(error, request)
+            if STARTED in request:
+                raise
+            response = render.response(dialect, failure)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._leave()
+            self._observer.ended(ctx, call, failure)
+        return self._finish(response, request_id)
+
+    def _admit(self, request: web.Request, dialect: str, request_id: str) -> RequestContext:
+        if self.draining:
+            raise Draining("this gateway is shutting down", retry_after_s=1)
+        if self._in_flight >= self._max_in_flight:
+            raise Overloaded("too many requests in flight at this gateway", retry_after_s=1)
+        now_s = self._clock()
+        return RequestContext(
+            request_id=request_id,
+            tenant=self._authenticate(request),
+            dialect=dialect,
+            started_s=now_s,
+            deadline_s=now_s + self._allowed_s(request),
+            clock=self._clock,
+        )
+
+    def _authenticate(self, request: web.Request) -> Tenant:
+        authorization = request.headers.get("Authorization", "")
+        scheme, _, token = authorization.partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else None
+        return self._tenants.authenticate(request.headers.get("Api-Key") or bearer)
+
+    def _allowed_s(self, request: web.Request) -> float:
+        asked = request.headers.get("x-meridian-deadline-ms")
+        if asked is None:
+            return self._deadline_s
+        if not _DEADLINE_MS.fullmatch(asked):
+            raise BadRequest("x-meridian-deadline-ms: expected milliseconds from 1 to 9999999")
+        return min(self._deadline_s, int(asked) / 1000)
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+        self._telemetry.in_flight.set(self._in_flight)
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._telemetry.in_flight.set(self._in_flight)
+        if self._in_flight == 0:
+            self._idle.set()
+
+    def _finish(self, response: web.StreamResponse, request_id: str) -> web.StreamResponse:
+        if not response.prepared:
+            response.headers["x-request-id"] = request_id
+            response.headers["x-meridian-region"] = self._region
+        return response
+
+    async def drain(self, grace_s: float) -> bool:
+        """Accept no more, wait for what is under way. False: some of it is still there after `grace_s`."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def dialect_of(path: str) -> str:
+    """Which dialect a path belongs to; unknown ones get their 404 in that dialect."""
+    return "openai" if path == "/v1" or path.startswith("/v1/") else "pinecone"
+
+
+def call_of(request: web.Request) -> str:
+    """The route's own pattern, as a bounded metric label; "unknown" for paths of no route."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown"
+
+
+def context_of(request: web.Request) -> RequestContext:
+    """The context that the guard made."""
+    return request[CONTEXT]
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body. Raises: BodyTooLarge: over the limit, compressed or not."""
+    limit = request.client_max_size
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(f"the body has {request.content_length} bytes; the limit is {limit}")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BodyTooLarge(f"the body has more than the limit of {limit} bytes") from None
+    except (aiohttp.http_exceptions.HttpProcessingError, web.RequestPayloadError) as error:
+        raise BadRequest(f"the body could not be read: {error}") from error
+
+
+def translate(error: Exception, request: web.Request) -> GatewayError:
+    """What the caller is told of an exception; an unknown one is our fault and keeps its cause."""
+    match error:
+        case GatewayError():
+            return error
+        case TimeoutError():
+            failure: GatewayError = DeadlineExceeded("the request's deadline passed")
+        case web.HTTPNotFound():
+            failure = NotFound(f"there is no {request.method} {request.path[:200]}", code="unknown_url")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            failure = Unsupported(
+                f"{request.path[:200]} takes {allowed}, not {request.method}", code="method_not_allowed"
+            )
+        case _:
+            failure = GatewayError("something broke inside the gateway; the request id finds it in the log")
+    failure.__cause__ = error
+    return failure
+
+
+def _request_id(request: web.Request) -> str:
+    """The caller's own id when it is a plain one, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

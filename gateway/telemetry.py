@@ -1,0 +1,63 @@
+"""The catalogue of what is measured: every metric's name, unit and labels, and the request's log line.
+
+Labels come from enums, route names and the configuration, never from request text.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+STAGES: Final = ("embed", "retrieve", "pack", "llm_first_token", "llm_total")
+
+# Bucket bounds in seconds, after the OpenTelemetry GenAI conventions.
+DURATION_S: Final = tuple(0.01 * 2**n for n in range(14))
+TTFT_S: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+STAGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Telemetry:
+    """Every metric of one gateway process, in a registry of its own."""
+
+    def __init__(self, version: str, region: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.build = Info("meridian_build", "Version and region of this process.", registry=registry)
+        self.build.info({"version": version, "region": region})
+        self.requests = Counter(
+            "meridian_requests",
+            "Requests ended, by how.",
+            ("dialect", "call", "outcome"),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "meridian_request_seconds",
+            "Request accepted to last byte handed to the socket.",
+            ("dialect", "call"),
+            buckets=DURATION_S,
+            registry=registry,
+        )
+        self.ttft_seconds = Histogram(
+            "meridian_ttft_seconds",
+            "Request accepted to first content event, chat only.",
+            ("model",),
+            buckets=TTFT_S,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "meridian_stage_seconds",
+            "Time spent in one stage of a request.",
+            ("stage",),
+            buckets=STAGE_S,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "meridian_tokens", "LLM tokens, by the model's alias.", ("model", "direction"), registry=registry
+        )
+        self.cost_usd = Counter(
+            "meridian_cost_usd", "What LLM answers cost, in USD.", ("model",), registry=registry
+        )
+        self.degraded = Counter(
+            "meridian_degraded", "Answers that fell short, and why.", ("kind", "reason"), registry=registry
+        )
+        self.in_flight = Gauge("meridian_in_flight", "Requests at work in this process.", registry=registry)
