@@ -1,0 +1,73 @@
+# Every target sets up what it needs in .venv; none assumes that another ran before.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint bench bench-node retrieval kill-node lock
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=… is passed on:  make up ARGS=--exit-after-demo"
+
+up: $(VENV)/.runtime  ## Start a region here, ask it a question, keep it running
+	@$(BIN)/meridian up $(ARGS)
+
+test: $(VENV)/.dev  ## Run every test
+	@.ci/node-sdks
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: bench-node retrieval  ## Run every benchmark
+
+bench-node: $(VENV)/.dev  ## Recall, speed and size of the node: 100,000 x 384
+	@$(BIN)/python -m bench.node $(ARGS)
+
+retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
+	@$(BIN)/python -m bench.retrieval $(ARGS)
+
+kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is lost
+	@$(BIN)/python -m bench.kill_node $(ARGS)
+
+lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashes
+	@mkdir -p requirements
+	@$(COMPILE) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --group dev -o requirements/dev.txt
+	@$(COMPILE) --no-deps requirements/local-llm.in -o requirements/local-llm.txt
+
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --no-annotate \
+	--python-version 3.11 --custom-compile-command "make lock"
+
+# A stamp is newer than its lock file for as long as the packages are those of the lock.
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: install a newer one, or say make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot make a virtual environment: Debian keeps it in the package python3-venv"; exit 2; }
+
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@$(call install,requirements/runtime.txt)
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	@$(call install,requirements/dev.txt)
+	@touch $(VENV)/.runtime
+
+$(VENV)/.lock-tool: | $(VENV)/bin/python
+	@$(PIP) install --quiet uv
+	@touch $@
+
+define install
+begin=$$(date +%s); \
+echo "Installing the packages of $(1) into $(VENV) …"; \
+$(PIP) install --progress-bar off --require-hashes -r $(1) && \
+$(PIP) install --quiet --no-deps --no-build-isolation -e . && \
+touch $@ && echo "environment: $$(( $$(date +%s) - begin )) s"
+endef
