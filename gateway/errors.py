@@ -134,8 +134,8 @@ class UpstreamUnavailable(GatewayError):
 class UpstreamRejected(GatewayError):
     """The upstream refused this very request; `status` and `body` are its own, for the caller.
 
-    Whose mistake it is depends on `status`: 400, 404, 413 and 422 are the caller's, 401, 402 and 403
-    are about our account with the provider.
+    Whose mistake it is depends on `status`: 400, 413 and 422 are the caller's; 401, 402 and 403 are about
+    our account with the provider, 404 about a model or path that we configured.
     """
 
     fault = Fault.UPSTREAM
@@ -150,7 +150,7 @@ class UpstreamRejected(GatewayError):
     @property
     def is_callers(self) -> bool:
         """The request itself is at fault, so no other upstream would do better."""
-        return self.status in (400, 404, 413, 422)
+        return self.status in (400, 413, 422)
 
 
 class UpstreamProtocolError(GatewayError):

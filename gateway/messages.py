@@ -6,7 +6,7 @@ as it came.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -65,8 +65,9 @@ class Passage:
 class ChatRequest:
     """A conversation to answer.
 
-    `fields` holds every top-level field of the caller's body as raw JSON except `rag` and `stream`;
-    `turns` is `messages` as text. `question` is the last user turn.
+    `fields` holds every top-level field of the caller's body as raw JSON except `rag`, `stream` and
+    `stream_options`; `turns` is `messages` as text. `rag` is as asked until `settled`. `takes_excerpt`:
+    nothing in the request rules out an excerpt as its answer (required tools, JSON, logprobs, `n` > 1).
     """
 
     model: str
@@ -75,6 +76,9 @@ class ChatRequest:
     rag: RagOptions
     stream: bool
     include_usage: bool
+    choices: int = 1
+    max_answer_tokens: int | None = None
+    takes_excerpt: bool = True
     passages: Sequence[Passage] = ()
 
     @property
@@ -82,8 +86,22 @@ class ChatRequest:
         """The last user turn's text, or "" when there is none."""
         return next((t.text for t in reversed(self.turns) if t.role == "user"), "")
 
+    @property
+    def mode(self) -> RagMode:
+        return self.rag.mode or RagMode.AUTO
+
+    def settled(self, *, mode: RagMode, degrade: Degrade) -> "ChatRequest":
+        """The request with what it leaves open filled in."""
+        rag = msgspec.structs.replace(
+            self.rag, mode=self.rag.mode or mode, degrade=self.rag.degrade or degrade
+        )
+        return replace(self, rag=rag)
+
     def with_passages(self, passages: Sequence[Passage]) -> "ChatRequest":
         return replace(self, passages=passages)
+
+    def with_messages(self, messages: msgspec.Raw) -> "ChatRequest":
+        return replace(self, fields={**self.fields, "messages": messages})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +155,18 @@ class Degraded:
 
 @dataclass(slots=True)
 class AnswerFacts:
-    """What is known about an answer beside its events; filled by the stages as they learn it."""
+    """What is known about an answer beside its events; filled by the stages as they learn it.
 
+    `model` is the one that answered, by its provider's name; `route` the alias that was asked for.
+    `ttft_s` runs from the request's acceptance to its first content event.
+    """
+
+    route: str
     model: str = ""
-    provider: str = ""
+    ttft_s: float | None = None
     degraded: Degraded | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    replica: str | None = None
     passages: Sequence[Passage] = ()
-    cited: list[dict[str, Any]] = field(default_factory=list)
+    annotations: Sequence[Mapping[str, Any]] = ()

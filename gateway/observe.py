@@ -75,6 +75,6 @@ def _outcome(error: BaseException | None) -> tuple[str, str]:
         return "ok", "info"
     if isinstance(error, GatewayError):
         return error.code, _LEVELS[error.fault]
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, ConnectionError):
         return "internal_error", "error"
     return "client_gone", "info"

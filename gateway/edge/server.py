@@ -34,6 +34,7 @@ STARTED: Final = web.RequestKey("started", bool)
 """Set once a streamed answer's headers are out: no second response may follow."""
 FAILURE: Final = web.RequestKey("failure", BaseException)
 """What ended a streamed answer that had already started."""
+BACKSTOP_S: Final = 2.0
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
 
@@ -80,7 +81,9 @@ class Edge:
         failure: BaseException | None = None
         self._enter()
         try:
-            async with asyncio.timeout_at(ctx.deadline_s):
+            # Stages keep to the deadline by themselves and a stream says so when it passes; this is for
+            # what does not, such as a caller that stops reading.
+            async with asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S):
                 response = await handler(request)
             failure = request.get(FAILURE)
         except Exception as error:
@@ -171,11 +174,14 @@ def context_of(request: web.Request) -> RequestContext:
 
 async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises: BodyTooLarge: over the limit, compressed or not."""
-    limit = request.client_max_size
+    limit, ctx = request.client_max_size, request[CONTEXT]
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; the limit is {limit}")
     try:
-        return await request.read()
+        async with asyncio.timeout_at(ctx.deadline_s):
+            return await request.read()
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the whole body had come") from None
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge(f"the body has more than the limit of {limit} bytes") from None
     except (aiohttp.http_exceptions.HttpProcessingError, web.RequestPayloadError) as error:

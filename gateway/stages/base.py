@@ -39,9 +39,7 @@ def compose(
     return handler
 
 
-def _wrap(
-    stage: Stage[RequestT, AnswerT], inner: Handler[RequestT, AnswerT]
-) -> Handler[RequestT, AnswerT]:
+def _wrap(stage: Stage[RequestT, AnswerT], inner: Handler[RequestT, AnswerT]) -> Handler[RequestT, AnswerT]:
     async def handler(ctx: RequestContext, request: RequestT) -> AnswerT:
         return await stage(ctx, request, inner)
 

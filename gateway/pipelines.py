@@ -1,0 +1,52 @@
+"""The table of contents: each kind of request as a list of stages, outermost first.
+
+The order is the design. Stages that arrive later have their place marked by the sentence that says why.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from gateway.config import IndexConfig, RagConfig
+from gateway.context import RequestContext
+from gateway.embedders.base import Embedded, Embedder
+from gateway.messages import ChatRequest, EmbedRequest
+from gateway.providers.base import ChatProvider
+from gateway.routes import Routes
+from gateway.stages.attempt import Attempt
+from gateway.stages.base import ChatHandler, Handler, Stage, compose
+from gateway.stages.check_model import CheckModel
+from gateway.stages.cite import Cite
+from gateway.stages.degrade import DegradeToSnippets
+from gateway.stages.embed import Embed
+from gateway.stages.pack import Pack
+from gateway.stages.retrieval import Retrieval, Search
+from gateway.stream import EventStream
+
+
+def chat(
+    *,
+    search: Search,
+    indexes: Mapping[str, IndexConfig],
+    rag: RagConfig,
+    routes: Routes,
+    providers: Mapping[str, ChatProvider],
+    degrade: DegradeToSnippets,
+    fence_key: bytes,
+) -> ChatHandler:
+    """A conversation in, an answer that has begun out."""
+    stages: list[Stage[ChatRequest, EventStream]] = [
+        CheckModel(routes),  # an unknown model is the caller's 404, before anything is spent on it
+        # Limits, budget and the prompt cache stand here: before retrieval, so that a refusal or a hit
+        # costs no embedding and no query.
+        Retrieval(search, indexes, rag),
+        Cite(),  # outside Degrade, so that excerpts are cited like a model's answer
+        degrade,  # outside Pack, so that it stands in for every way in which generation can fail
+        Pack(routes, answer_tokens=rag.answer_tokens, fence_key=fence_key),
+        # The fallback chain stands here, around one attempt after the other.
+    ]
+    return compose(stages, Attempt(routes, providers))
+
+
+def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:
+    """Texts in, vectors out."""
+    return Embed(embedders)

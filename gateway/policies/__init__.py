@@ -1,0 +1,1 @@
+"""Decisions, pure: state in, answer out; no I/O, no clock of their own."""

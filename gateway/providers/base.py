@@ -1,0 +1,44 @@
+"""What a provider of LLM answers can do, whatever dialect its endpoint speaks.
+
+A plug-in file holds `Config` (pydantic, frozen, extra="forbid") and `build(config, name, model, resolve)`;
+`resolve` turns a secret's reference into the secret.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.messages import ChatEvent, ChatRequest
+from regions.runtime.config_file import SecretRef
+
+Resolve = Callable[[SecretRef], str]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAnswer:
+    """An answer whose first content has arrived: `head` holds it and what came before, `rest` follows.
+
+    `close` frees the connection at once, also in the middle of the answer; call it exactly once.
+    """
+
+    head: Sequence[ChatEvent]
+    rest: AsyncIterator[ChatEvent]
+    close: Callable[[], Awaitable[None]]
+
+
+class ChatProvider(Protocol):
+    """One upstream: a model at an endpoint."""
+
+    async def start(self) -> None: ...
+
+    async def open(self, request: ChatRequest, *, stream: bool, timeout_s: float) -> OpenedAnswer:
+        """Send the request, wait for the first content event; nothing is given out before it.
+
+        `stream=False` asks for one whole answer, which is then a single event.
+        Raises: UpstreamTimeout: no content within `timeout_s`. UpstreamUnavailable: not reached, 429,
+        5xx. UpstreamRejected: any other refusal. UpstreamProtocolError: not in the dialect, or it ended
+        without saying why it was finished. The same may come out of `rest`.
+        """
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,20 @@
+"""CheckModel: a model nobody serves is refused before anything is spent on the request."""
+
+from gateway.context import RequestContext
+from gateway.messages import ChatRequest
+from gateway.routes import Routes
+from gateway.stages.base import ChatHandler
+from gateway.stream import EventStream
+
+
+class CheckModel:
+    """Raises NotFound for an alias that no route has."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+
+    async def __call__(
+        self, ctx: RequestContext, request: ChatRequest, call_next: ChatHandler
+    ) -> EventStream:
+        self._routes.find(request.model)
+        return await call_next(ctx, request)

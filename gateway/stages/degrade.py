@@ -1,0 +1,97 @@
+"""Degrade: when every path to a model's answer has failed, answer with cited excerpts and say so."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.context import RequestContext
+from gateway.errors import (
+    AnswerUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    UpstreamProtocolError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gateway.messages import (
+    AnswerFacts,
+    ChatEvent,
+    ChatRequest,
+    Degrade,
+    Degraded,
+    RagMode,
+    Usage,
+)
+from gateway.policies.snippets import compose_snippets
+from gateway.policies.sparse import SparseEncoder
+from gateway.routes import SNIPPETS
+from gateway.stages.base import ChatHandler
+from gateway.stream import EventStream
+
+_UPSTREAM_FAILED: Final = (
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamProtocolError,
+    UpstreamRejected,
+    DeadlineExceeded,
+)
+
+
+class DegradeToSnippets:
+    """Stand in for a model that cannot answer; only before its first content, only where that is enough."""
+
+    def __init__(self, encoder: SparseEncoder, wall_clock: Callable[[], float]) -> None:
+        self._encoder, self._wall_clock = encoder, wall_clock
+
+    async def __call__(
+        self, ctx: RequestContext, request: ChatRequest, call_next: ChatHandler
+    ) -> EventStream:
+        if request.mode is RagMode.SNIPPETS or request.model == SNIPPETS:
+            return self._excerpt(ctx, request, "requested")
+        try:
+            return await call_next(ctx, request)
+        except _UPSTREAM_FAILED as error:
+            if isinstance(error, UpstreamRejected) and error.is_callers:
+                raise
+            ctx.note("llm_failed", error=error.message)
+            if request.mode is RagMode.OFF:
+                raise
+            if request.rag.degrade is Degrade.NEVER or not request.takes_excerpt:
+                raise AnswerUnavailable(
+                    f"no model answered, and this request takes no excerpt instead: {error.message}",
+                    retry_after_s=error.retry_after_s or 1,
+                ) from error
+            return self._excerpt(ctx, request, reason_of(error))
+
+    def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
+        text = compose_snippets(request.question, request.passages, self._encoder)
+        facts = AnswerFacts(
+            route=request.model,
+            model=SNIPPETS,
+            ttft_s=ctx.elapsed_s(),
+            degraded=Degraded("snippets", reason),
+            usage=Usage(),
+            passages=request.passages,
+        )
+        return EventStream(facts, excerpt_events(text, ctx.request_id, int(self._wall_clock())))
+
+
+def reason_of(error: GatewayError) -> str:
+    """Why there is an excerpt, in the words of the contract."""
+    return "deadline" if isinstance(error, UpstreamTimeout | DeadlineExceeded) else "llm_unavailable"
+
+
+def excerpt_events(text: str, request_id: str, created: int) -> Sequence[ChatEvent]:
+    """An excerpt as the chunks a model would have sent; `created` in Unix seconds."""
+
+    def event(delta: dict[str, str], finish: str | None) -> ChatEvent:
+        chunk = {
+            "id": f"chatcmpl-{request_id}",
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": SNIPPETS,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+        }
+        return ChatEvent(chunk=chunk, content=delta.get("content", ""), finish_reason=finish)
+
+    return [event({"role": "assistant", "content": text}, None), event({}, "stop")]
