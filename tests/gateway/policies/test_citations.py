@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +38,7 @@ def run(pieces: list[str], numbers: set[int]) -> tuple[str, MarkerFilter]:
 @given(ANSWERS, st.lists(st.integers(0, 200), max_size=6))
 def test_any_split_gives_the_same_text_and_citations(answer: str, cuts: list[int]) -> None:
     places = [0, *sorted(cut % (len(answer) + 1) for cut in cuts), len(answer)]
-    pieces = [answer[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [answer[a:b] for a, b in itertools.pairwise(places)]
     whole_text, whole = run([answer], {1, 2})
     text, parts = run(pieces, {1, 2})
     assert text == whole_text

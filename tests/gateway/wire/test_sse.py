@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -27,7 +28,7 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 
 def split_at(text: bytes, cuts: Sequence[int]) -> list[bytes]:
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
 @given(streams(), st.lists(st.integers(0, 10_000), max_size=8))

@@ -1,0 +1,39 @@
+"""ApplyWrite: the one handler that every mutation of the product passes through.
+
+The end of the write pipeline: `Write` in, `Applied` out. It applies the change to the index's first
+configured replica, its home. Once a change log stands behind the gateway, an append takes this place
+and nothing before it changes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from gateway.context import RequestContext
+from gateway.errors import UpstreamUnavailable
+from gateway.stages.nearest_read import Candidate, refusal
+from regions.changes import Write
+from regions.errors import ReplicaRejected, ReplicaUnavailable
+from regions.names import IndexName
+from regions.replicas.base import Applied
+
+
+class ApplyWrite:
+    """Apply a change to the home replica of its index."""
+
+    def __init__(self, replicas: Mapping[IndexName, Sequence[Candidate]]) -> None:
+        self._homes = {index: candidates[0] for index, candidates in replicas.items() if candidates}
+
+    async def __call__(self, ctx: RequestContext, write: Write) -> Applied:
+        """Raises: UpstreamUnavailable: the home did not answer, so the outcome may be unknown; every
+        change may be sent again. BadRequest, NotFound, Conflict: refused.
+        """
+        home = self._homes[write.namespace.index]
+        try:
+            return await home.replica.apply(write.namespace, write.change, timeout_s=ctx.remaining_s())
+        except ReplicaRejected as error:
+            raise refusal(error) from error
+        except ReplicaUnavailable as error:
+            ctx.note("replica_unavailable", region=home.region, error=str(error))
+            raise UpstreamUnavailable(
+                f"the home of the index {write.namespace.index} did not answer",
+                retry_after_s=error.retry_after_s,
+            ) from error

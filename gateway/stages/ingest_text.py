@@ -1,0 +1,107 @@
+"""IngestText: text records -> vectors -> one write.
+
+A record's text is embedded under the index's embedder and kept beside its vectors, with its hash and
+the embedder's version. A record whose stored metadata is already exactly what would be written is
+skipped, so that sending a corpus again costs a fetch and no embedding. Found by one fetch a batch.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.config import IndexConfig
+from gateway.context import RequestContext
+from gateway.embedders.base import Embedder
+from gateway.errors import BadRequest
+from gateway.ingest.content import content_hash
+from gateway.policies.sparse import SparseEncoder
+from gateway.stages import nearest_read
+from gateway.stages.base import Handler
+from gateway.stages.nearest_read import Read, Served
+from gateway.wire.records import TextRecord
+from regions.changes import Upsert, Write
+from regions.names import NamespaceRef
+from regions.positions import Lsn
+from regions.record_checks import BadRecord, check_metadata
+from regions.records import META_EMBEDDING, META_HASH, META_TEXT, Metadata, Record
+from regions.replicas.base import Applied, Fetched
+
+FetchHandler = Callable[[RequestContext, Read[Fetched]], Awaitable[Served[Fetched]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Text records for one namespace; no id stands twice."""
+
+    namespace: NamespaceRef
+    records: Sequence[TextRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """How many records were written and how many were there already; `lsn` of the write, if there was one."""
+
+    written: int
+    unchanged: int
+    lsn: Lsn | None
+    tokens: int
+
+
+class IngestText:
+    """Embed what is new and hand it to the write handler."""
+
+    def __init__(
+        self,
+        *,
+        indexes: Mapping[str, IndexConfig],
+        embedders: Mapping[str, Embedder],
+        sparse: SparseEncoder,
+        read: FetchHandler,
+        write: Handler[Write, Applied],
+    ) -> None:
+        self._indexes, self._embedders, self._sparse = indexes, embedders, sparse
+        self._read, self._write = read, write
+
+    async def __call__(self, ctx: RequestContext, batch: TextBatch) -> Ingested:
+        """Raises: BadRequest: metadata over the limit. Whatever embedder, read and write raise."""
+        index = self._indexes[batch.namespace.index]
+        embedder = self._embedders[index.embedder]
+        wanted = {record.id: _stored_metadata(record, embedder.version) for record in batch.records}
+        served = await self._read(ctx, nearest_read.fetch(batch.namespace, list(wanted)))
+        there = {id_: record.metadata for id_, record in served.value.records.items()}
+        fresh = [record for record in batch.records if there.get(record.id) != wanted[record.id]]
+        unchanged = len(batch.records) - len(fresh)
+        if not fresh:
+            return Ingested(0, unchanged, served.value.lsn, 0)
+
+        started_s = ctx.clock()
+        texts = [record.text for record in fresh]
+        embedded = await embedder.embed(texts, kind="passage", timeout_s=ctx.remaining_s())
+        ctx.trail.took("embed", ctx.clock() - started_s)
+        records = [
+            self._record(index, record, vector.tolist(), wanted[record.id])
+            for record, vector in zip(fresh, embedded.vectors, strict=True)
+        ]
+        applied = await self._write(ctx, Write(batch.namespace, Upsert(records)))
+        return Ingested(len(fresh), unchanged, applied.lsn, embedded.tokens)
+
+    def _record(
+        self, index: IndexConfig, record: TextRecord, values: list[float], metadata: Metadata
+    ) -> Record:
+        sparse = self._sparse.passage(record.text) if index.sparse else None
+        # A text without a single word has no sparse part.
+        return Record(record.id, values, sparse if sparse and sparse.indices else None, metadata)
+
+
+def _stored_metadata(record: TextRecord, version: str) -> Metadata:
+    """The tenant's fields and ours. Raises: BadRequest: together over Pinecone's 40 KB."""
+    metadata: Metadata = {
+        **record.metadata,
+        META_TEXT: record.text,
+        META_HASH: content_hash(record.text, record.metadata),
+        META_EMBEDDING: version,
+    }
+    try:
+        check_metadata(metadata)
+    except BadRecord as error:
+        raise BadRequest(f"Record {record.id!r}: {error} (its text counts as metadata)") from error
+    return metadata

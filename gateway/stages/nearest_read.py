@@ -1,0 +1,162 @@
+"""NearestRead: ask one replica after the other until one answers. The end of every read pipeline.
+
+A read is a value that knows how to ask a replica, so that this stage knows only *which* to ask. Only
+`ReplicaUnavailable` moves on to the next; a refusal would be the same everywhere.
+
+Candidates stand in configured order. Ranking by measured RTT, freshness bounds and floors join in
+`NearestRead._candidates`, when there is more than one region to choose from.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from gateway.context import RequestContext
+from gateway.errors import BadRequest, Conflict, GatewayError, NotFound, RetrievalUnavailable
+from regions.errors import ReplicaRejected, ReplicaUnavailable
+from regions.names import IndexName, NamespaceRef, RegionId
+from regions.records import Query
+from regions.replicas.base import Fetched, IdPage, NamespaceInfo, NamespacePage, QueryResult, Replica
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica and the region it is in."""
+
+    region: RegionId
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """One question to an index: `ask(replica, timeout_s)`. `prefer` names the region to try first."""
+
+    index: IndexName
+    ask: Callable[[Replica, float], Awaitable[T]]
+    prefer: RegionId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Generic[T]):
+    """An answer and the region whose replica gave it."""
+
+    value: T
+    region: RegionId
+
+
+class NearestRead:
+    """Read from the first candidate that answers within the deadline."""
+
+    def __init__(self, replicas: Mapping[IndexName, Sequence[Candidate]]) -> None:
+        self._replicas = replicas
+
+    async def __call__(self, ctx: RequestContext, read: Read[T]) -> Served[T]:
+        """Raises: RetrievalUnavailable: no replica answered. BadRequest, NotFound, …: refused by one."""
+        started_s = ctx.clock()
+        try:
+            return await self._first_answer(ctx, read)
+        finally:
+            ctx.trail.took("retrieve", ctx.clock() - started_s)
+
+    async def _first_answer(self, ctx: RequestContext, read: Read[T]) -> Served[T]:
+        last: ReplicaUnavailable | None = None
+        for candidate in self._candidates(read):
+            try:
+                return Served(await read.ask(candidate.replica, ctx.remaining_s()), candidate.region)
+            except ReplicaUnavailable as error:
+                ctx.note("replica_unavailable", region=candidate.region, error=str(error))
+                last = error
+            except ReplicaRejected as error:
+                raise refusal(error) from error
+        raise unavailable(read.index, last) from last
+
+    def _candidates(self, read: Read[Any]) -> Sequence[Candidate]:
+        configured = self._replicas.get(read.index, ())
+        return sorted(configured, key=lambda c: c.region != read.prefer) if read.prefer else configured
+
+
+def refusal(error: ReplicaRejected) -> GatewayError:
+    """What a caller is told of a replica's refusal: it is about the request, so it is theirs."""
+    match error.status:
+        case 404:
+            return NotFound(error.message)
+        case 409:
+            return Conflict(error.message)
+        case _:
+            return BadRequest(error.message)
+
+
+def unavailable(index: IndexName, last: ReplicaUnavailable | None) -> RetrievalUnavailable:
+    """What a caller is told when no replica answered; the replicas' own words stay in the log."""
+    return RetrievalUnavailable(
+        f"no replica of the index {index} answered", retry_after_s=last.retry_after_s if last else None
+    )
+
+
+# --- The reads there are -------------------------------------------------------------------------
+
+
+def query(namespace: NamespaceRef, query_: Query) -> Read[QueryResult]:
+    return Read(namespace.index, lambda replica, left_s: replica.query(namespace, query_, timeout_s=left_s))
+
+
+def fetch(namespace: NamespaceRef, ids: Sequence[str]) -> Read[Fetched]:
+    return Read(namespace.index, lambda replica, left_s: replica.fetch(namespace, ids, timeout_s=left_s))
+
+
+def fetch_by_metadata(
+    namespace: NamespaceRef,
+    filter_: dict[str, Any],
+    *,
+    limit: int,
+    token: str | None,
+    prefer: RegionId | None,
+) -> Read[Fetched]:
+    return Read(
+        namespace.index,
+        lambda replica, left_s: replica.fetch_by_metadata(
+            namespace, filter_, limit=limit, token=token, timeout_s=left_s
+        ),
+        prefer,
+    )
+
+
+def list_ids(
+    namespace: NamespaceRef, *, prefix: str, limit: int, token: str | None, prefer: RegionId | None
+) -> Read[IdPage]:
+    return Read(
+        namespace.index,
+        lambda replica, left_s: replica.list_ids(
+            namespace, prefix=prefix, limit=limit, token=token, timeout_s=left_s
+        ),
+        prefer,
+    )
+
+
+def list_namespaces(
+    index: IndexName, *, prefix: str, limit: int, token: str | None, prefer: RegionId | None
+) -> Read[NamespacePage]:
+    return Read(
+        index,
+        lambda replica, left_s: replica.list_namespaces(
+            prefix=prefix, limit=limit, token=token, timeout_s=left_s
+        ),
+        prefer,
+    )
+
+
+def describe_namespace(namespace: NamespaceRef) -> Read[NamespaceInfo]:
+    return Read(
+        namespace.index, lambda replica, left_s: replica.describe_namespace(namespace, timeout_s=left_s)
+    )
+
+
+def count_matching(namespace: NamespaceRef, filter_: dict[str, Any]) -> Read[int]:
+    """How many records an update by that filter would change."""
+
+    async def ask(replica: Replica, left_s: float) -> int:
+        return (await replica.count_matching(namespace, filter_, timeout_s=left_s)).matched or 0
+
+    return Read(namespace.index, ask)
