@@ -44,7 +44,6 @@ this to was will with what when where who whom whose which why how does do did h
 our us you your he him his she her its them from about than so can could would should were been being am s t
 """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-)
 
 
 class SparseEncoder:
