@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.loading import load_gateway
-from gateway.cli.terminal import CommandFailed, stderr
+from gateway.cli.terminal import stderr
+from gateway.up.problems import CommandFailed
 from regions.runtime import children, lifecycle
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from gateway.up.problems import CommandFailed
 from regions.errors import ConfigError, RegionsError
 from regions.runtime.lifecycle import PortTaken
 
@@ -11,14 +12,6 @@ if TYPE_CHECKING:
 
 FAILED = 1
 MISUSED = 2
-
-
-class CommandFailed(Exception):
-    """A command cannot go on: what went wrong, and what to do about it."""
-
-    def __init__(self, problem: str, advice: str = "", *, code: int = FAILED) -> None:
-        super().__init__(problem)
-        self.problem, self.advice, self.code = problem, advice, code
 
 
 def stdout() -> "Console":
