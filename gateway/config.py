@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway import embedders, providers
 from gateway.catalogue import SEED_MODELS, ModelCard
+from gateway.policies.blend import DENSE_WEIGHT
 from regions import replicas
 from regions.errors import BadName, ConfigProblem
 from regions.names import parse_index, parse_region
@@ -98,11 +99,11 @@ class ModelConfig(Section):
 
 class RagConfig(Section):
     top_k: int = Field(8, ge=1, le=100, description="Passages retrieved when the request does not say.")
-    candidates: int = Field(
-        50, ge=1, le=1000, description="Records asked of the index, blended down to top_k."
-    )
     dense_weight: float = Field(
-        0.5, ge=0, le=1, description="Dense against sparse: 1 is dense alone, which collapses off-domain."
+        DENSE_WEIGHT,
+        ge=0,
+        le=1,
+        description="Dense against sparse: 1 is dense alone, which collapses off-domain.",
     )
     answer_tokens: int = Field(1024, ge=1, description="Room left for the answer when passages are packed.")
 

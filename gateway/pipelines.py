@@ -3,24 +3,27 @@
 The order is the design. Stages that arrive later have their place marked by the sentence that says why.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from gateway.config import IndexConfig, RagConfig
-from gateway.context import RequestContext
 from gateway.embedders.base import Embedded, Embedder
 from gateway.messages import ChatRequest, EmbedRequest
 from gateway.providers.base import ChatProvider
 from gateway.routes import Routes
+from gateway.stages.apply_write import ApplyWrite
 from gateway.stages.attempt import Attempt
 from gateway.stages.base import ChatHandler, Handler, Stage, compose
 from gateway.stages.check_model import CheckModel
 from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.embed import Embed
+from gateway.stages.nearest_read import Candidate
 from gateway.stages.pack import Pack
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
+from regions.changes import Write
+from regions.names import IndexName
+from regions.replicas.base import Applied
 
 
 def chat(
@@ -50,3 +53,11 @@ def chat(
 def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:
     """Texts in, vectors out."""
     return Embed(embedders)
+
+
+def write(replicas: Mapping[IndexName, Sequence[Candidate]]) -> Handler[Write, Applied]:
+    """A change in, its position out. Every mutation of the product, of either dialect, passes here.
+
+    The change log takes the place of the last stage once there is one.
+    """
+    return ApplyWrite(replicas)

@@ -59,7 +59,7 @@ class Edge:
         self._region, self._tenants, self._observer, self._telemetry = region, tenants, observer, telemetry
         self._body_limit_bytes, self._max_in_flight = body_limit_bytes, max_in_flight
         self._deadline_s, self._clock = deadline_s, clock
-        self._in_flight = 0
+        self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -102,7 +102,7 @@ class Edge:
     def _admit(self, request: web.Request, dialect: str, request_id: str) -> RequestContext:
         if self.draining:
             raise Draining("this gateway is shutting down", retry_after_s=1)
-        if self._in_flight >= self._max_in_flight:
+        if self.in_flight >= self._max_in_flight:
             raise Overloaded("too many requests in flight at this gateway", retry_after_s=1)
         now_s = self._clock()
         return RequestContext(
@@ -129,14 +129,14 @@ class Edge:
         return min(self._deadline_s, int(asked) / 1000)
 
     def _enter(self) -> None:
-        self._in_flight += 1
-        self._telemetry.in_flight.set(self._in_flight)
+        self.in_flight += 1
+        self._telemetry.in_flight.set(self.in_flight)
         self._idle.clear()
 
     def _leave(self) -> None:
-        self._in_flight -= 1
-        self._telemetry.in_flight.set(self._in_flight)
-        if self._in_flight == 0:
+        self.in_flight -= 1
+        self._telemetry.in_flight.set(self.in_flight)
+        if self.in_flight == 0:
             self._idle.set()
 
     def _finish(self, response: web.StreamResponse, request_id: str) -> web.StreamResponse:

@@ -1,0 +1,250 @@
+"""The composition root: a configuration in, a running gateway out. The only place that builds things."""
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from gateway import embedders, pipelines, providers
+from gateway.config import GatewayConfig
+from gateway.data import word_rates
+from gateway.edge import operators
+from gateway.edge.openai import OpenAIEdge
+from gateway.edge.pinecone import PineconeEdge, PineconePipelines
+from gateway.edge.server import Edge
+from gateway.embedders.base import Embedder
+from gateway.logs import make_logger
+from gateway.observe import Observer
+from gateway.policies import tokens
+from gateway.policies.sparse import SparseEncoder
+from gateway.providers.base import ChatProvider
+from gateway.routes import Route, Routes, Upstream
+from gateway.stages.degrade import DegradeToSnippets
+from gateway.stages.ingest_text import IngestText
+from gateway.stages.nearest_read import Candidate, NearestRead
+from gateway.stages.search_text import SearchText
+from gateway.telemetry import Telemetry
+from gateway.tenants import Tenants, TenantsFile, check_tenants
+from gateway.wire.page_tokens import PageTokens, page_key
+from regions import replicas
+from regions.names import IndexName, RegionId
+from regions.replicas.base import Replica
+from regions.runtime import config_file, lifecycle, plugins
+from regions.runtime.config_file import SecretRef
+
+Resolve = Callable[[SecretRef], str]
+
+
+async def run_gateway(
+    config: GatewayConfig, *, config_dir: Path, worker: int, sock: socket.socket, stop: asyncio.Event
+) -> None:
+    """Serve on `sock` until `stop` is set, then drain and let go of everything.
+
+    Raises: ConfigError: a secret or the tenants file cannot be used. PortTaken: the operators' port.
+    """
+    log = make_logger(config.log.level, config.log.format, region=config.region, worker=worker)
+    telemetry = Telemetry(version("meridian-gateway"), config.region)
+    async with AsyncExitStack() as stack:
+        operators_sock = lifecycle.bind(config.server.operators_host, config.server.operators_port + worker)
+        stack.enter_context(operators_sock)
+        gateway = await _build(config, config_dir, telemetry, log, stack)
+        operators_app = operators.application(telemetry.registry, gateway.is_ready, gateway.facts)
+        await stack.enter_async_context(_serving(operators_app, operators_sock))
+        async with _serving(gateway.application(), sock):
+            gateway.is_serving = True
+            log.info("serving", port=sock.getsockname()[1], operators_port=operators_sock.getsockname()[1])
+            await stop.wait()
+            log.info("draining", grace_s=config.server.drain_s)
+            if not await gateway.edge.drain(config.server.drain_s):
+                log.warning("cut_off", after_s=config.server.drain_s)
+    log.info("stopped")
+
+
+@dataclass
+class Gateway:
+    """A built gateway: the guarded edge and the two dialects behind it."""
+
+    edge: Edge
+    openai: OpenAIEdge
+    pinecone: PineconeEdge
+    config: GatewayConfig
+    is_serving: bool = False
+
+    def application(self) -> web.Application:
+        app = self.edge.application()
+        app.add_routes([*self.openai.routes(), *self.pinecone.routes()])
+        return app
+
+    def is_ready(self) -> bool:
+        return self.is_serving and not self.edge.draining
+
+    async def facts(self) -> dict[str, Any]:
+        """What /readyz tells beside its verdict."""
+        return {
+            "region": self.config.region,
+            "version": version("meridian-gateway"),
+            "draining": self.edge.draining,
+            "in_flight": self.edge.in_flight,
+            "models": {alias: [u.model for u in m.upstreams] for alias, m in self.config.models.items()},
+            "indexes": {
+                name: [replica.region for replica in index.replicas]
+                for name, index in self.config.indexes.items()
+            },
+        }
+
+
+async def _build(
+    config: GatewayConfig,
+    config_dir: Path,
+    telemetry: Telemetry,
+    log: structlog.stdlib.BoundLogger,
+    stack: AsyncExitStack,
+) -> Gateway:
+    def resolve(ref: SecretRef) -> str:
+        return config_file.resolve_secret(ref, config_dir, os.environ)
+
+    pepper = resolve(config.tenants.pepper).encode()
+    sparse = SparseEncoder(word_rates())
+    candidates = _build_replicas(config, resolve, stack)
+    models = await _build_embedders(config, resolve, stack)
+    upstreams = await _build_providers(config, resolve, stack)
+    if upstreams:
+        await asyncio.to_thread(tokens.warm)
+
+    read = NearestRead(candidates)
+    write = pipelines.write(candidates)
+    search = SearchText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, rag=config.rag)
+    ingest = IngestText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write)
+    routes = _build_routes(config)
+    chat = pipelines.chat(
+        search=search,
+        indexes=config.indexes,
+        rag=config.rag,
+        routes=routes,
+        providers=upstreams,
+        degrade=DegradeToSnippets(sparse, lifecycle.wall_clock),
+        fence_key=hashlib.blake2b(pepper, person=b"meridian.fence").digest(),
+    )
+    return Gateway(
+        edge=Edge(
+            region=config.region,
+            tenants=_load_tenants(config, config_dir, pepper),
+            observer=Observer(telemetry, log),
+            telemetry=telemetry,
+            body_limit_bytes=config.server.body_limit_bytes,
+            max_in_flight=config.server.max_in_flight,
+            deadline_s=config.server.deadline_s,
+            clock=asyncio.get_running_loop().time,
+        ),
+        openai=OpenAIEdge(
+            region=config.region,
+            chat=chat,
+            embed=pipelines.embed(models),
+            models=[*routes.aliases(), *models],
+            created=int(lifecycle.wall_clock()),
+        ),
+        pinecone=PineconeEdge(
+            indexes=config.indexes,
+            pipelines=PineconePipelines(read=read, write=write, ingest=ingest, search=search),
+            public_url=config.server.public_url or f"http://{config.server.host}:{config.server.port}",
+            page_tokens=PageTokens(page_key(pepper)),
+        ),
+        config=config,
+    )
+
+
+def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:
+    file = config_file.load(
+        config_dir / config.tenants.file, TenantsFile, {}, lambda f: check_tenants(f, config.indexes)
+    )
+    return Tenants(file, pepper)
+
+
+def _build_replicas(
+    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
+) -> Mapping[IndexName, Sequence[Candidate]]:
+    """Each index's replicas, this region's first."""
+    built: dict[IndexName, list[Candidate]] = {}
+    for name, index in config.indexes.items():
+        nearest_first = sorted(index.replicas, key=lambda r: r.region != config.region)
+        for section in nearest_first:
+            module = plugins.find(replicas, section.kind)
+            region = RegionId(section.region)
+            replica: Replica = module.build(
+                module.Config(**section.own()), index=IndexName(name), region=region, resolve=resolve
+            )
+            stack.push_async_callback(replica.close)
+            built.setdefault(IndexName(name), []).append(Candidate(region, replica))
+    return built
+
+
+async def _build_embedders(
+    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
+) -> Mapping[str, Embedder]:
+    built: dict[str, Embedder] = {}
+    for name, section in config.embedders.items():
+        module = plugins.find(embedders, section.kind)
+        embedder: Embedder = module.build(module.Config(**section.own()), name, resolve)
+        stack.push_async_callback(embedder.close)
+        await embedder.start()
+        built[name] = embedder
+    return built
+
+
+async def _build_providers(
+    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
+) -> Mapping[str, ChatProvider]:
+    built: dict[str, ChatProvider] = {}
+    for alias, model in config.models.items():
+        for number, section in enumerate(model.upstreams):
+            module = plugins.find(providers, section.kind)
+            name = upstream_name(alias, number)
+            provider: ChatProvider = module.build(
+                module.Config(**section.own()), name, section.model, resolve
+            )
+            stack.push_async_callback(provider.close)
+            await provider.start()
+            built[name] = provider
+    return built
+
+
+def _build_routes(config: GatewayConfig) -> Routes:
+    cards = config.cards()
+    return Routes(
+        {
+            alias: Route(
+                alias,
+                [
+                    Upstream(upstream_name(alias, number), u.model, cards[config.card_name(alias, u)])
+                    for number, u in enumerate(model.upstreams)
+                ],
+            )
+            for alias, model in config.models.items()
+        }
+    )
+
+
+def upstream_name(alias: str, number: int) -> str:
+    """What operators call an upstream: its route's alias and its place in it."""
+    return f"{alias}/{number}"
+
+
+@asynccontextmanager
+async def _serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve an application on a socket. A caller that leaves cancels its handler, and all behind it."""
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock, backlog=1024).start()
+        yield
+    finally:
+        await runner.cleanup()
