@@ -6,6 +6,7 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   Unauthenticated              client: no key, or an unknown one
   Forbidden                    client: a grant is missing
   NotFound                     client: names something that does not exist, for this tenant
+  Conflict                     client: the thing is in another state than the call needs
   BodyTooLarge                 client: more bytes than the limit
   Unsupported                  client: a call we do not serve, said plainly
   Overloaded                   gateway: shed for load; retry after a while
@@ -85,6 +86,13 @@ class NotFound(GatewayError):
 
     fault = Fault.CLIENT
     code = "not_found"
+
+
+class Conflict(GatewayError):
+    """The thing is in another state than the call needs, such as: it exists already."""
+
+    fault = Fault.CLIENT
+    code = "conflict"
 
 
 class BodyTooLarge(GatewayError):

@@ -31,6 +31,7 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.Unauthenticated: Shape(401, "authentication_error", 16),
     errors.Forbidden: Shape(403, "permission_error", 7),
     errors.NotFound: Shape(404, "invalid_request_error", 5),
+    errors.Conflict: Shape(409, "invalid_request_error", 6),
     errors.BodyTooLarge: Shape(413, "invalid_request_error", 8),
     errors.Unsupported: Shape(501, "invalid_request_error", 12),
     errors.Overloaded: Shape(503, "server_error", 14),
@@ -42,6 +43,14 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.RetrievalUnavailable: Shape(503, "server_error", 14),
     errors.AnswerUnavailable: Shape(503, "server_error", 14),
     errors.DeadlineExceeded: Shape(504, "server_error", 4),
+}
+
+_CONTROL_CODES: Final = {
+    400: "INVALID_ARGUMENT",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    501: "UNIMPLEMENTED",
 }
 
 
@@ -78,6 +87,14 @@ def response(dialect: str, error: GatewayError) -> web.Response:
         return web.Response(status=401, text=error.message, headers=headers)
     body = {"code": shape.pinecone_code, "message": error.message, "details": []}
     return json_response(body, status=shape.status, headers=headers)
+
+
+def control_plane_error(error: GatewayError) -> web.Response:
+    """The error in the shape of Pinecone's control plane: ``{"error": {code, message}, "status"}``."""
+    status = shape_of(error).status
+    code = _CONTROL_CODES.get(status, "UNKNOWN")
+    body = {"error": {"code": code, "message": error.message}, "status": status}
+    return json_response(body, status=status, headers=retry_headers(error))
 
 
 def retry_headers(error: GatewayError) -> dict[str, str]:

@@ -12,7 +12,7 @@ from gateway.config import IndexConfig
 from gateway.context import RequestContext
 from gateway.embedders.base import Embedder
 from gateway.errors import BadRequest
-from gateway.ingest.content import content_hash
+from gateway.ingest.content import content_hash, passage_text
 from gateway.policies.sparse import SparseEncoder
 from gateway.stages import nearest_read
 from gateway.stages.base import Handler
@@ -74,22 +74,22 @@ class IngestText:
             return Ingested(0, unchanged, served.value.lsn, 0)
 
         started_s = ctx.clock()
-        texts = [record.text for record in fresh]
+        texts = [passage_text(record.text, record.metadata) for record in fresh]
         embedded = await embedder.embed(texts, kind="passage", timeout_s=ctx.remaining_s())
         ctx.trail.took("embed", ctx.clock() - started_s)
         records = [
-            self._record(index, record, vector.tolist(), wanted[record.id])
-            for record, vector in zip(fresh, embedded.vectors, strict=True)
+            self._record(index, record.id, text, vector.tolist(), wanted[record.id])
+            for record, text, vector in zip(fresh, texts, embedded.vectors, strict=True)
         ]
         applied = await self._write(ctx, Write(batch.namespace, Upsert(records)))
         return Ingested(len(fresh), unchanged, applied.lsn, embedded.tokens)
 
     def _record(
-        self, index: IndexConfig, record: TextRecord, values: list[float], metadata: Metadata
+        self, index: IndexConfig, id_: str, text: str, values: list[float], metadata: Metadata
     ) -> Record:
-        sparse = self._sparse.passage(record.text) if index.sparse else None
+        sparse = self._sparse.passage(text) if index.sparse else None
         # A text without a single word has no sparse part.
-        return Record(record.id, values, sparse if sparse and sparse.indices else None, metadata)
+        return Record(id_, values, sparse if sparse and sparse.indices else None, metadata)
 
 
 def _stored_metadata(record: TextRecord, version: str) -> Metadata:
