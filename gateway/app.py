@@ -18,8 +18,8 @@ from gateway import embedders, pipelines, providers
 from gateway.config import GatewayConfig
 from gateway.data import word_rates
 from gateway.edge import operators
-from gateway.edge.openai import OpenAIEdge
-from gateway.edge.pinecone import PineconeEdge, PineconePipelines
+from gateway.edge.openai import OpenAIFace
+from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
 from gateway.embedders.base import Embedder
 from gateway.logs import make_logger
@@ -74,8 +74,8 @@ class Gateway:
     """A built gateway: the guarded edge and the two dialects behind it."""
 
     edge: Edge
-    openai: OpenAIEdge
-    pinecone: PineconeEdge
+    openai: OpenAIFace
+    pinecone: PineconeFace
     config: GatewayConfig
     is_serving: bool = False
 
@@ -145,14 +145,14 @@ async def _build(
             deadline_s=config.server.deadline_s,
             clock=asyncio.get_running_loop().time,
         ),
-        openai=OpenAIEdge(
+        openai=OpenAIFace(
             region=config.region,
             chat=chat,
             embed=pipelines.embed(models),
             models=[*routes.aliases(), *models],
             created=int(lifecycle.wall_clock()),
         ),
-        pinecone=PineconeEdge(
+        pinecone=PineconeFace(
             indexes=config.indexes,
             pipelines=PineconePipelines(read=read, write=write, ingest=ingest, search=search),
             public_url=config.server.public_url or f"http://{config.server.host}:{config.server.port}",

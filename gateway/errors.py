@@ -9,6 +9,7 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   Conflict                     client: the thing is in another state than the call needs
   BodyTooLarge                 client: more bytes than the limit
   Unsupported                  client: a call we do not serve, said plainly
+    MethodNotAllowed             client: the path exists, not for this method
   Overloaded                   gateway: shed for load; retry after a while
   Draining                     gateway: this process accepts no more
   UpstreamTimeout              upstream: no answer in time
@@ -107,6 +108,12 @@ class Unsupported(GatewayError):
 
     fault = Fault.CLIENT
     code = "unsupported"
+
+
+class MethodNotAllowed(Unsupported):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
 
 
 class Overloaded(GatewayError):

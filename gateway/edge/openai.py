@@ -20,7 +20,7 @@ from gateway.wire import openai as wire
 from gateway.wire import sse
 
 
-class OpenAIEdge:
+class OpenAIFace:
     """Bodies in, pipelines asked, answers out."""
 
     def __init__(

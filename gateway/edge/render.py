@@ -34,6 +34,7 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.Conflict: Shape(409, "invalid_request_error", 6),
     errors.BodyTooLarge: Shape(413, "invalid_request_error", 8),
     errors.Unsupported: Shape(501, "invalid_request_error", 12),
+    errors.MethodNotAllowed: Shape(405, "invalid_request_error", 12),
     errors.Overloaded: Shape(503, "server_error", 14),
     errors.Draining: Shape(503, "server_error", 14),
     errors.UpstreamTimeout: Shape(504, "server_error", 4),

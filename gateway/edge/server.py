@@ -21,9 +21,9 @@ from gateway.errors import (
     DeadlineExceeded,
     Draining,
     GatewayError,
+    MethodNotAllowed,
     NotFound,
     Overloaded,
-    Unsupported,
 )
 from gateway.observe import Observer
 from gateway.telemetry import Telemetry
@@ -199,9 +199,7 @@ def translate(error: Exception, request: web.Request) -> GatewayError:
             failure = NotFound(f"there is no {request.method} {request.path[:200]}", code="unknown_url")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            failure = Unsupported(
-                f"{request.path[:200]} takes {allowed}, not {request.method}", code="method_not_allowed"
-            )
+            failure = MethodNotAllowed(f"{request.path[:200]} takes {allowed}, not {request.method}")
         case _:
             failure = GatewayError("something broke inside the gateway; the request id finds it in the log")
     failure.__cause__ = error

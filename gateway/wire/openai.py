@@ -46,6 +46,7 @@ class _StreamOptions(msgspec.Struct):
 def decode_chat(body: bytes) -> ChatRequest:
     """Raises: BadRequest: not JSON, a field of the wrong type, or one missing; `param` names it."""
     fields = _fields(body)
+    model = _model(fields)
     messages = _typed(fields, "messages", list[_Message])
     if not messages:
         raise BadRequest("messages: at least one is needed", param="messages")
@@ -57,7 +58,7 @@ def decode_chat(body: bytes) -> ChatRequest:
     if rag.top_k is not None and not 1 <= rag.top_k <= 100:
         raise BadRequest("rag.top_k: expected 1 to 100", param="rag.top_k")
     return ChatRequest(
-        model=_model(fields),
+        model=model,
         turns=[Turn(m.role, _text(m.content)) for m in messages],
         fields={name: raw for name, raw in fields.items() if name not in ("rag", "stream", "stream_options")},
         rag=rag,

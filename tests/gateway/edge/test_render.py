@@ -1,0 +1,37 @@
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from gateway.edge import render
+from gateway.errors import GatewayError, Overloaded, UpstreamRejected
+
+
+def every_error() -> Iterator[type[GatewayError]]:
+    waiting = [GatewayError]
+    while waiting:
+        error = waiting.pop()
+        yield error
+        waiting += error.__subclasses__()
+
+
+def make(kind: type[GatewayError]) -> GatewayError:
+    return kind("said so", status=401) if issubclass(kind, UpstreamRejected) else kind("said so")
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_every_error_has_a_row_and_a_shape_in_both_dialects(kind: type[GatewayError]) -> None:
+    assert kind in render.SHAPES
+    error = make(kind)
+    openai, pinecone = render.response("openai", error), render.response("pinecone", error)
+    assert openai.status == pinecone.status >= 400
+    assert isinstance(openai.body, bytes)
+    assert set(msgspec.json.decode(openai.body)["error"]) == {"message", "type", "param", "code"}
+    assert "said so" in (pinecone.text or "")
+    assert openai.headers["x-should-retry"] == ("true" if error.retryable else "false")
+
+
+def test_retry_after_is_whole_seconds_never_zero_and_exact_in_ms() -> None:
+    headers = render.retry_headers(Overloaded("full", retry_after_s=0.2))
+    assert headers["Retry-After"] == "1"
+    assert headers["retry-after-ms"] == "200"

@@ -1,0 +1,175 @@
+"""The tenants' port and the operators': what holds for every route."""
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tests.fakes.provider import ROLE, ScriptedProvider, Step, chunk
+from tests.gateway.running import Running, running_gateway, tenants_file
+
+CHAT = {"model": "big", "messages": [{"role": "user", "content": "Who won?"}]}
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, provider: ScriptedProvider) -> AsyncIterator[Running]:
+    tenants_file(tmp_path)
+    async with TestServer(provider.application(), handler_cancellation=True) as server:
+        section = {"kind": "openai", "base_url": str(server.make_url("/v1")), "model": "gpt-4o"}
+        config = {
+            "models": {"big": {"upstreams": [section]}},
+            "server": {"body_limit_bytes": 10_000, "max_in_flight": 2, "deadline_s": 5, "drain_s": 5},
+        }
+        async with running_gateway(tmp_path, config) as running:
+            yield running
+
+
+async def error_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    body = await response.json()
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer wrong", "Bearer ", "Basic abc", "Bearer " + "x" * 5000]
+)
+async def test_no_key_or_a_wrong_one_is_401_in_the_callers_dialect(
+    gateway: Running, authorization: str
+) -> None:
+    headers = {"Authorization": authorization}
+    async with gateway.session.post(
+        f"{gateway.url}/v1/chat/completions", json=CHAT, headers=headers
+    ) as response:
+        assert response.status == 401
+        assert (await error_of(response))["code"] == "invalid_api_key"
+    async with gateway.session.post(f"{gateway.url}/query", json={}, headers=headers) as response:
+        assert response.status == 401
+        assert "API key" in await response.text()
+
+
+async def test_a_body_over_the_limit_is_413_however_it_is_sent(gateway: Running) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 1000
+
+    bomb = gzip.compress(b"x" * 1_000_000)
+    for body, headers in ((b"x" * 20_000, {}), (chunks(), {}), (bomb, {"Content-Encoding": "gzip"})):
+        async with gateway.session.post(
+            f"{gateway.url}/v1/chat/completions", data=body, headers=headers
+        ) as response:
+            assert response.status == 413
+            assert (await error_of(response))["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"{", "invalid_json", None),
+        (b'{"model": "nope", "messages": [{"role": "user", "content": "x"}]}', "model_not_found", "model"),
+        (b'{"model": 7, "messages": []}', "invalid_type", "model"),
+        (b'{"model": "big"}', "missing_required_parameter", "messages"),
+    ],
+)
+async def test_a_body_that_cannot_be_served_names_what_is_wrong(
+    gateway: Running, body: bytes, code: str, param: str | None
+) -> None:
+    async with gateway.session.post(f"{gateway.url}/v1/chat/completions", data=body) as response:
+        error = await error_of(response)
+        assert (error["code"], error["param"]) == (code, param)
+        assert response.status == (404 if code == "model_not_found" else 400)
+
+
+async def test_paths_and_methods_that_do_not_exist_say_so_in_the_dialect(gateway: Running) -> None:
+    async with gateway.session.get(f"{gateway.url}/v1/nothing") as response:
+        assert response.status == 404
+        assert (await error_of(response))["code"] == "unknown_url"
+    async with gateway.session.get(f"{gateway.url}/v1/chat/completions") as response:
+        assert response.status == 405
+        assert (await error_of(response))["code"] == "method_not_allowed"
+    async with gateway.session.get(f"{gateway.url}/nothing") as response:
+        assert response.status == 404
+        assert (await response.json())["code"] == 5
+
+
+async def test_every_answer_carries_a_request_id_and_the_callers_own_if_it_is_plain(gateway: Running) -> None:
+    url = f"{gateway.url}/v1/models"
+    async with gateway.session.get(url, headers={"x-request-id": "mine-42"}) as response:
+        assert response.headers["x-request-id"] == "mine-42"
+        assert response.headers["x-meridian-region"] == "us-east"
+    async with gateway.session.get(url, headers={"x-request-id": "a b\tc"}) as response:
+        assert len(response.headers["x-request-id"]) == 32
+
+
+async def test_models_are_listed_and_found_one_by_one(gateway: Running) -> None:
+    async with gateway.session.get(f"{gateway.url}/v1/models") as response:
+        assert [m["id"] for m in (await response.json())["data"]] == ["big", "snippets"]
+    async with gateway.session.get(f"{gateway.url}/v1/models/big") as response:
+        assert (await response.json())["object"] == "model"
+    async with gateway.session.get(f"{gateway.url}/v1/models/huge") as response:
+        assert response.status == 404
+
+
+@pytest.mark.parametrize("deadline", ["0", "-5", "soon", "1e3", "99999999"])
+async def test_a_deadline_that_is_no_deadline_is_refused(gateway: Running, deadline: str) -> None:
+    async with gateway.session.post(
+        f"{gateway.url}/v1/chat/completions", json=CHAT, headers={"x-meridian-deadline-ms": deadline}
+    ) as response:
+        assert response.status == 400
+
+
+async def test_requests_beyond_the_bound_are_shed_at_once(
+    gateway: Running, provider: ScriptedProvider
+) -> None:
+    provider.steps = [Step([ROLE, chunk({"content": "x"})], hold=True)] * 2
+    body = {**CHAT, "stream": True}
+    url = f"{gateway.url}/v1/chat/completions"
+    async with (
+        gateway.session.post(url, json=body),
+        gateway.session.post(url, json=body),
+        gateway.session.post(url, json=body) as response,
+    ):
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
+        assert (await error_of(response))["code"] == "overloaded"
+
+
+async def test_a_drain_finishes_what_is_under_way_and_takes_nothing_new(
+    gateway: Running, provider: ScriptedProvider
+) -> None:
+    provider.steps = [Step([ROLE, *[chunk({"content": "."})] * 20, chunk({}, "stop")], gap_s=0.03)]
+    url = f"{gateway.url}/v1/chat/completions"
+    async with gateway.session.post(url, json={**CHAT, "stream": True}) as response:
+        await response.content.readuntil(b"content")
+        gateway.stop.set()
+        await asyncio.sleep(0)
+        async with gateway.session.post(url, json=CHAT) as refused:
+            assert (await error_of(refused))["code"] == "draining"
+        async with gateway.session.get(f"{gateway.operators_url}/readyz") as ready:
+            assert ready.status == 503
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_operators_see_health_and_metrics_on_their_own_port_only(gateway: Running) -> None:
+    async with gateway.session.post(f"{gateway.url}/v1/chat/completions", json=CHAT) as response:
+        assert response.status == 200
+    async with gateway.session.get(f"{gateway.operators_url}/livez") as response:
+        assert response.status == 200
+    async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+        text = await response.text()
+    assert 'meridian_requests_total{call="/v1/chat/completions",dialect="openai",outcome="ok"} 1.0' in text
+    assert 'meridian_tokens_total{direction="output",model="big"} 10.0' in text
+    assert 'meridian_ttft_seconds_count{model="big"} 1.0' in text
+    for path in ("/metrics", "/readyz", "/livez"):
+        async with gateway.session.get(f"{gateway.url}{path}") as response:
+            assert response.status == 404
