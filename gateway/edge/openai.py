@@ -13,6 +13,7 @@ from gateway.edge.server import FAILURE, STARTED, context_of, read_body, transla
 from gateway.embedders.base import Embedded
 from gateway.errors import BadRequest, GatewayError, NotFound
 from gateway.messages import AnswerFacts, ChatEvent, ChatRequest, EmbedRequest, RagMode
+from gateway.routes import SNIPPETS
 from gateway.stages.base import ChatHandler, Handler
 from gateway.stream import EventStream
 from gateway.tenants import Tenant
@@ -180,17 +181,25 @@ def render_event(event: ChatEvent) -> bytes:
 
 
 def settle(request: ChatRequest, tenant: Tenant) -> ChatRequest:
-    """The request with the tenant's defaults. Raises: BadRequest: it asks for retrieval and names no index.
+    """The request with the tenant's defaults.
 
     A tenant without a default index gets the plain proxy for a plain call.
+    Raises: BadRequest: it asks for retrieval and names no index, or for excerpts without retrieval.
     """
-    defaults = tenant.defaults
+    rag, defaults = request.rag, tenant.defaults
     mode = defaults.mode
-    if request.rag.index is None and defaults.index is None:
-        if request.rag.mode in (RagMode.AUTO, RagMode.SNIPPETS):
+    if rag.index is None and defaults.index is None:
+        options = (rag.namespace, rag.top_k, rag.filter, rag.min_score, rag.include_context)
+        asks = rag.mode in (RagMode.AUTO, RagMode.SNIPPETS) or any(o is not None for o in options)
+        if asks or (request.model == SNIPPETS and rag.mode is None):
             raise BadRequest("rag.index: this tenant has no default index, name one", param="rag.index")
         mode = RagMode.OFF
-    return request.settled(mode=mode, degrade=defaults.degrade)
+    settled = request.settled(mode=mode, degrade=defaults.degrade)
+    if settled.mode is RagMode.OFF and request.model == SNIPPETS:
+        raise BadRequest(
+            "rag.mode: the model 'snippets' has nothing to cite when retrieval is off", param="rag.mode"
+        )
+    return settled
 
 
 def fact_headers(facts: AnswerFacts) -> dict[str, str]:

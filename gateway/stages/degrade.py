@@ -56,9 +56,10 @@ class DegradeToSnippets:
             ctx.note("llm_failed", error=error.message)
             if request.mode is RagMode.OFF:
                 raise
-            if request.rag.degrade is Degrade.NEVER or not request.takes_excerpt:
+            nothing_to_cite = bool(ctx.trail.last("retrieval_down"))
+            if request.rag.degrade is Degrade.NEVER or not request.takes_excerpt or nothing_to_cite:
                 raise AnswerUnavailable(
-                    f"no model answered, and this request takes no excerpt instead: {error.message}",
+                    f"no model answered, and an excerpt cannot stand in: {error.message}",
                     retry_after_s=error.retry_after_s or 1,
                 ) from error
             return self._excerpt(ctx, request, reason_of(error))

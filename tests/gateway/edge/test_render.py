@@ -19,7 +19,7 @@ def make(kind: type[GatewayError]) -> GatewayError:
     return kind("said so", status=401) if issubclass(kind, UpstreamRejected) else kind("said so")
 
 
-@pytest.mark.parametrize("kind", every_error())
+@pytest.mark.parametrize("kind", list(every_error()))
 def test_every_error_has_a_row_and_a_shape_in_both_dialects(kind: type[GatewayError]) -> None:
     assert kind in render.SHAPES
     error = make(kind)
