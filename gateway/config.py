@@ -7,7 +7,7 @@ own `Config`.
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -66,7 +66,10 @@ class ServerConfig(Section):
 
 class TenantsConfig(Section):
     file: str = Field("tenants.yaml", description="Tenants and their key digests, beside this file.")
-    pepper: SecretRef = Field(description="Key of the digests: the file alone cannot be brute-forced.")
+    pepper: SecretRef = Field(
+        examples=["env:MERIDIAN_PEPPER"],
+        description="Key of the digests: the file alone cannot be brute-forced.",
+    )
 
 
 class ReplicaConfig(PluginSection):
@@ -113,17 +116,46 @@ class LogConfig(Section):
     format: Literal["auto", "json", "pretty"] = Field("auto", description="auto: pretty on a terminal.")
 
 
+EXAMPLE_INDEXES: Final = {
+    "docs": {
+        "dimension": 384,
+        "embedder": "minilm",
+        "replicas": [{"region": "us-east", "kind": "pinecone", "url": "http://127.0.0.1:8501"}],
+    }
+}
+EXAMPLE_MODELS: Final = {
+    "meridian": {
+        "upstreams": [
+            {
+                "kind": "openai",
+                "model": "deepseek-v4-flash",
+                "base_url": "https://llm.example.com/v1",
+                "api_key": "env:LLM_API_KEY",
+            }
+        ]
+    }
+}
+
+
 class GatewayConfig(Section):
     """One gateway of one region."""
 
-    region: str = Field(description="The region this gateway stands in.")
+    region: str = Field(examples=["us-east"], description="The region this gateway stands in.")
     server: ServerConfig = ServerConfig()
     tenants: TenantsConfig
-    indexes: dict[str, IndexConfig] = Field(default_factory=dict, description="By name.")
-    embedders: dict[str, PluginSection] = Field(default_factory=dict, description="By name.")
-    models: dict[str, ModelConfig] = Field(default_factory=dict, description="By the alias tenants use.")
+    indexes: dict[str, IndexConfig] = Field(
+        default_factory=dict, examples=[EXAMPLE_INDEXES], description="By name."
+    )
+    embedders: dict[str, PluginSection] = Field(
+        default_factory=dict, examples=[{"minilm": {"kind": "local"}}], description="By name."
+    )
+    models: dict[str, ModelConfig] = Field(
+        default_factory=dict, examples=[EXAMPLE_MODELS], description="By the alias tenants use."
+    )
     catalogue: dict[str, ModelCard] = Field(
-        default_factory=dict, description="Prices and windows beside the built-in ones."
+        default_factory=dict,
+        examples=[{"our-own-model": {"input_usd": 0.1, "output_usd": 0.4, "window_tokens": 32_000}}],
+        description="Prices and windows beside the built-in ones.",
     )
     rag: RagConfig = RagConfig()
     log: LogConfig = LogConfig()
