@@ -22,6 +22,10 @@ _EXACT: Final = 1 << 53
 """Integers up to here are exact as float64; larger ones are compared as Python integers."""
 
 
+_TEXT_BYTES: Final = 120
+"""What a text costs beside its characters: an object, a place in a dictionary."""
+
+
 class Column:
     """One field's values by slot."""
 
@@ -34,13 +38,12 @@ class Column:
         self._elements: dict[str, array[int]] = {}
         self._lists: dict[int, list[str]] = {}
         self._large: dict[int, int] = {}
+        self._text_bytes = 0
 
     @property
     def nbytes(self) -> int:
         parts = (self._present, self._numbers, self._flags, self._texts)
-        arrays = sum(part.nbytes for part in parts if part is not None)
-        lists = sum(80 + len(text) + 4 * len(slots) for text, slots in self._elements.items())
-        return arrays + lists + 100 * len(self._lists) + sum(120 + len(text) for text in self._codes)
+        return self._text_bytes + sum(part.nbytes for part in parts if part is not None)
 
     def put(self, slot: int, value: MetadataValue | None) -> None:
         """Set a slot that had no value; None leaves it without."""
@@ -57,11 +60,16 @@ class Column:
         elif isinstance(value, str):
             if self._texts is None:
                 self._texts = np.full(capacity, -1, np.int32)
-            self._texts[slot] = self._codes.setdefault(value, len(self._codes))
+            if value not in self._codes:
+                self._codes[value] = len(self._codes)
+                self._text_bytes += _TEXT_BYTES + len(value)
+            self._texts[slot] = self._codes[value]
         elif isinstance(value, list):
             self._lists[slot] = list(set(value))
+            self._text_bytes += _TEXT_BYTES
             for element in self._lists[slot]:
                 self._elements.setdefault(element, array("I")).append(slot)
+                self._text_bytes += len(element)
         else:
             if self._numbers is None:
                 self._numbers = np.full(capacity, np.nan)
@@ -145,7 +153,7 @@ class Column:
             taken._flags = self._padded(self._flags, keep, -1)
         if self._texts is not None:
             taken._texts = self._padded(self._texts, keep, -1)
-        taken._codes = self._codes
+        taken._codes, taken._text_bytes = self._codes, self._text_bytes
         places = {int(old): new for new, old in enumerate(keep)} if self._lists or self._large else {}
         for text, slots in self._elements.items():
             moved = array("I", (places[slot] for slot in slots if slot in places))
@@ -207,6 +215,9 @@ class Columns:
 
     def adopt(self, built: Mapping[str, Column]) -> None:
         self._columns.update(built)
+
+    def by_field(self) -> dict[str, Column]:
+        return dict(self._columns)
 
     def is_empty(self) -> bool:
         return not self._columns

@@ -8,17 +8,18 @@ faiss releases the GIL. Its threads would only compete with ours for the same co
 searches or builds calls `single_threaded` first.
 """
 
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from regions.node.rows import Floats
 
+faiss: Any = importlib.import_module("faiss")  # its type stubs lack half of what stands here
 Slots = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -43,7 +44,8 @@ def single_threaded() -> None:
 def unit(vectors: Floats) -> Floats:
     """The vectors (..., dimension) at length 1; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).astype(np.float32)
+    divided: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return divided
 
 
 class Matrix:

@@ -36,6 +36,7 @@ from regions.node.rows import (
     encode_records,
     encode_sparse,
 )
+from regions.pinecone_api import MAX_METADATA_BYTES
 from regions.record_checks import check_metadata
 from regions.records import Metadata
 
@@ -117,9 +118,11 @@ class Store:
         """
         namespace = self._namespace_for(index_key, name, change)
         lsn = self._next_lsn(namespace)
-        if not delayed or isinstance(change, CreateNamespace | DropNamespace):
+        if not delayed or isinstance(change, DropNamespace):
             return self._apply(namespace, lsn, change, rows)
         matched = None
+        if isinstance(change, CreateNamespace):
+            self._declare(namespace.key, change)
         if isinstance(change, UpdateByFilter | DeleteByFilter):
             matched = sum(1 for _ in self._matching(namespace.data, change.filter))
         encoded = msgspec.msgpack.encode(change)
@@ -135,7 +138,7 @@ class Store:
         if found is None or namespace is None:
             return None
         self._db.execute("DELETE FROM pending WHERE namespace=? AND lsn=?", (key, lsn))
-        return self._apply(namespace, lsn, _CHANGE.decode(found[0]), None)
+        return self._apply(namespace, lsn, _CHANGE.decode(found[0]), None, is_acknowledged=True)
 
     def pending(self) -> list[tuple[int, int]]:
         """Every waiting change as (namespace key, lsn), in the order to apply them in."""
@@ -197,7 +200,16 @@ class Store:
 
     # -- applying -----------------------------------------------------------------------------------
 
-    def _apply(self, namespace: Namespace, lsn: int, change: Change, rows: list[Row] | None) -> Written:
+    def _apply(
+        self,
+        namespace: Namespace,
+        lsn: int,
+        change: Change,
+        rows: list[Row] | None,
+        *,
+        is_acknowledged: bool = False,
+    ) -> Written:
+        """Change the rows. A change that was acknowledged before is not refused any more."""
         key, data = namespace.key, namespace.data
         matched: int | None = None
         is_reset = False
@@ -210,9 +222,13 @@ class Store:
                 alive = True
             case Update():
                 puts = self._merged(data, change)
+                if not is_acknowledged:
+                    _check_sizes(puts)
             case UpdateByFilter():
                 puts = [self._with_metadata(row, change.set_metadata) for row in self._matches(data, change)]
                 matched = len(puts)
+                if not is_acknowledged:
+                    _check_sizes(puts)
             case Delete():
                 deletes = change.ids
             case DeleteByFilter():
@@ -221,8 +237,7 @@ class Store:
             case DeleteAll():
                 data, is_reset = self._discard(namespace), True
             case CreateNamespace():
-                schema = msgspec.json.encode(change.schema) if change.schema else None
-                self._db.execute("UPDATE namespaces SET schema=? WHERE key=?", (schema, key))
+                self._declare(key, change)
                 alive = True
             case DropNamespace():
                 data, is_reset, alive = self._discard(namespace), True, False
@@ -238,6 +253,11 @@ class Store:
         )
         effect = Effect(key, data, lsn, is_reset, puts, deletes)
         return Written(key, lsn, matched, effect)
+
+    def _declare(self, key: int, change: CreateNamespace) -> None:
+        """Bring a namespace to life, with its schema."""
+        schema = msgspec.json.encode(change.schema) if change.schema else None
+        self._db.execute("UPDATE namespaces SET schema=?, alive=1 WHERE key=?", (schema, key))
 
     def _replace(self, data: int, rows: Sequence[Row]) -> tuple[int, int]:
         """Write whole rows; how many records and bytes that added."""
@@ -287,7 +307,6 @@ class Store:
         if not updates:
             return row, has_vectors
         merged = decode_metadata(row.metadata) | updates
-        check_metadata(merged)
         return msgspec.structs.replace(row, metadata=encode_metadata(merged)), has_vectors
 
     def _matching(self, data: int, raw: dict[str, Any]) -> Iterator[tuple[str, bytes | None]]:
@@ -300,3 +319,10 @@ class Store:
     def _matches(self, data: int, change: UpdateByFilter) -> Iterable[Row]:
         ids = [id_ for id_, _ in self._matching(data, change.filter)]
         return read_rows(self._db, data, ids).values()
+
+
+def _check_sizes(puts: Iterable[tuple[Row, bool]]) -> None:
+    """Raises: BadRecord: merged metadata beyond the limit."""
+    for row, _ in puts:
+        if row.metadata is not None and len(row.metadata) > MAX_METADATA_BYTES:
+            check_metadata(decode_metadata(row.metadata))

@@ -43,17 +43,20 @@ class Writer:
         self, db: sqlite3.Connection, on_commit: Callable[[Sequence[Any]], None], max_waiting: int = 4_096
     ) -> None:
         self._db, self._store, self._on_commit = db, Store(db), on_commit
-        self._waiting: queue.Queue[_Task | None] = queue.Queue(max_waiting)
+        self._waiting: queue.Queue[_Task | None] = queue.Queue()
+        self._max_waiting = max_waiting
         self._thread = threading.Thread(target=self._run, name="node-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, call: Callable[[Store], T]) -> Future[T]:
-        """Queue a call; its future ends after the commit. Raises: WriterBusy: the queue is full."""
+    def submit(self, call: Callable[[Store], T], *, is_own: bool = False) -> Future[T]:
+        """Queue a call; its future ends after the commit. The node's own calls always find room.
+
+        Raises: WriterBusy: as many calls wait as may.
+        """
+        if not is_own and self._waiting.qsize() >= self._max_waiting:
+            raise WriterBusy("too many writes are waiting")
         done: Future[T] = Future()
-        try:
-            self._waiting.put_nowait(_Task(call, done))
-        except queue.Full:
-            raise WriterBusy("too many writes are waiting") from None
+        self._waiting.put(_Task(call, done))
         return done
 
     def close(self) -> None:
