@@ -65,6 +65,29 @@ Change = (
 )
 
 
+class Resolved(msgspec.Struct, frozen=True, tag=True):
+    """The ids that the intent at `intent` (a change by filter) matched at its home, in chunks.
+
+    `last` is set on the final chunk. Replicas never evaluate filters: they apply these ids at `intent`.
+    """
+
+    intent: int
+    ids: list[str]
+    last: bool
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Nothing changed; written each second, so that silence counts as lag."""
+
+
+class EpochOpened(msgspec.Struct, frozen=True, tag=True):
+    """The fence of a new epoch: what was appended under an earlier one ends before it."""
+
+
+Body = Change | Resolved | Heartbeat | EpochOpened
+"""What an entry of a change log can hold."""
+
+
 class Write(msgspec.Struct, frozen=True):
     """A change and the namespace it is for."""
 

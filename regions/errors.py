@@ -7,6 +7,14 @@ RegionsError
   ReplicaError         a vector index could not do what was asked
     ReplicaUnavailable   not reached, timed out, or overloaded: another replica may do
     ReplicaRejected      it understood and refused: no replica will do
+  LogError             a change log could not do what was asked
+    LogUnavailable       not reached; what was asked was certainly not done
+    AppendUnknown        an append may or may not be stored
+    StaleEpoch           the epoch was fenced off: the index has another home or term by now
+    LogTrimmed           entries that a reader has not seen are gone
+    LogRecreated         the stream is another one than the reader's cursor is of
+    LogCorrupt           an entry whose checksum or codec version is wrong
+  Conflict             a compare-and-set lost against somebody else
 
 Foreign exceptions are translated once, in the adapter where they enter, with `from`.
 """
@@ -74,3 +82,41 @@ class ReplicaRejected(ReplicaError):
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+class LogError(RegionsError):
+    """A change log could not do what was asked."""
+
+
+class LogUnavailable(LogError):
+    """Not reached in time; what was asked was certainly not done."""
+
+
+class AppendUnknown(LogError):
+    """The outcome of an append is unknown: it may be stored, or may yet be."""
+
+
+class StaleEpoch(LogError):
+    """The epoch was fenced off; the topology says who is home now."""
+
+
+class LogTrimmed(LogError):
+    """The entry after the cursor is gone; `first` is the oldest there is."""
+
+    def __init__(self, shard: int, after: int, first: int) -> None:
+        super().__init__(
+            f"shard {shard}: entries {after + 1} to {first - 1} were trimmed before they were read"
+        )
+        self.shard, self.after, self.first = shard, after, first
+
+
+class LogRecreated(LogError):
+    """The stream was deleted and made anew, or lost its tail."""
+
+
+class LogCorrupt(LogError):
+    """An entry that cannot be what was written."""
+
+
+class Conflict(RegionsError):
+    """A compare-and-set lost: the register had changed."""

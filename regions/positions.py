@@ -27,3 +27,12 @@ def parse_lsn(text: str) -> Lsn:
     if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > MAX_LSN:
         raise ValueError(f"{text[:40]!r} is no LSN: expected an integer from 0 to {MAX_LSN}")
     return Lsn(int(text))
+
+
+def epoch_of(lsn: Lsn) -> Epoch:
+    return Epoch(lsn >> SEQUENCE_BITS)
+
+
+def sequence_of(lsn: Lsn) -> int:
+    """The position within its epoch's stream, from 1."""
+    return lsn & ((1 << SEQUENCE_BITS) - 1)

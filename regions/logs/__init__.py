@@ -1,0 +1,1 @@
+"""Plug-ins for change logs, one file a kind; `base.py` is their contract."""
