@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from gateway.cli.loading import load_gateway
-from regions.runtime.config_file import example as example_of
-from regions.runtime.config_file import masked, to_yaml
+from regions.runtime.config_example import example as example_of
+from regions.runtime.config_example import masked, to_yaml
 
 config = typer.Typer(no_args_is_help=True)
 

@@ -94,3 +94,8 @@ def _has_sparse(there: Any, shape: Shape) -> bool:
 
 def _said(shape: Shape) -> str:
     return f"{shape.dimension}-d {shape.metric}, {'dense + sparse' if shape.sparse else 'dense'}"
+
+
+def bare(host: str) -> str:
+    """A host without scheme and trailing slash, to compare two spellings of one place."""
+    return host.partition("://")[2].rstrip("/") if "://" in host else host.rstrip("/")

@@ -1,0 +1,99 @@
+"""What a new region does first: take in the bundled corpus, and answer a question as soon as it can."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from gateway.data import corpus_path
+from gateway.up import plan
+from gateway.up.answers import Asked, ask
+from gateway.up.plan import Plan
+from gateway.up.processes import Processes
+from gateway.up.report import Report
+
+FIRST_PASSAGES: Final = 200
+"""Enough to answer from: the question is asked once these are in."""
+
+QUESTION: Final = "who got the first nobel prize in physics"
+"""Answered by the first passages of the corpus."""
+
+
+class Demo:
+    """Fills a region and asks it, over its public port, as a tenant does."""
+
+    def __init__(self, region: Plan, key: str, processes: Processes, report: Report) -> None:
+        self._region, self._key = region, key
+        self._processes, self._report = processes, report
+
+    async def run(self, question: str, *, is_demo_only: bool) -> None:
+        """Ask once the first passages are in; go on taking in the rest, unless only the demo is wanted."""
+        total = await asyncio.to_thread(count_lines, corpus_path())
+        there = await asyncio.to_thread(self._count)
+        first, loop = asyncio.Event(), asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            if there < total:
+                filling = tasks.create_task(self._ingest(total, first))
+                with self._report.phase(f"first {FIRST_PASSAGES} passages in"):
+                    await _either(first, filling)
+            else:
+                self._report.line(f"  the corpus is in: {there} passages")
+                filling = None
+            await self._ask(question)
+            if filling is not None and is_demo_only:
+                filling.cancel()
+            elif filling is not None:
+                await filling
+                self._report.phase_took(f"whole corpus in: {total} passages", loop.time() - begun)
+        if not is_demo_only:
+            self._how_to_go_on(question)
+
+    async def _ask(self, question: str) -> None:
+        report = self._report
+        report.line()
+        report.line(f"Q: {question}")
+        asked = Asked(question, self._region.gateway_url, self._key, plan.MODEL)
+        answer = await ask(asked, report.text)
+        report.sources(answer)
+        report.phase_took("first answer, from the start", report.elapsed_s())
+        report.memory(self._processes.resident_bytes())
+
+    def _how_to_go_on(self, question: str) -> None:
+        report, url = self._report, self._region.gateway_url
+        report.memory(self._processes.resident_bytes())
+        for line in GO_ON.format(
+            url=url, operators=self._region.operators_url, key=self._key, model=plan.MODEL, question=question
+        ).splitlines():
+            report.line(line)
+
+
+async def _either(event: asyncio.Event, task: "asyncio.Task[None]") -> None:
+    """Until the event is set or the task is done."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(event.wait())
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file that are not empty."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+GO_ON: Final = """
+  gateway    {url}        OpenAI dialect under {url}/v1, Pinecone dialect at {url}
+  operators  {operators}        /readyz /metrics
+  key        {key}
+
+curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+  -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "{question}"}}]}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{key}")
+print(client.chat.completions.create(
+    model="{model}", messages=[{{"role": "user", "content": "{question}"}}]
+).choices[0].message.content)
+
+Ctrl-C stops everything."""
