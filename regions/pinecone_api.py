@@ -43,6 +43,7 @@ SPARSE_FIELD: Final = "_sparse_values"
 
 VectorType = Literal["dense", "sparse"]
 Metric = Literal["cosine", "dotproduct", "euclidean"]
+Protection = Literal["enabled", "disabled"]
 
 
 class Code(IntEnum):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from regions.node.rows import Row, decode_dense, decode_row, decode_sparse, enco
 from regions.node.schema import open_for_reading, open_for_writing
 from regions.node.store import Store, Written
 from regions.node.writer import Writer
+from regions.pinecone_api import Protection, VectorType
 from regions.record_checks import VectorShape
 from regions.records import Match, Query, Record
 
@@ -56,9 +57,9 @@ class Definition(msgspec.Struct, frozen=True):
 
     metric: str
     dimension: int | None = None
-    vector_type: Literal["dense", "sparse"] = "dense"
+    vector_type: VectorType = "dense"
     has_sparse_field: bool = False
-    deletion_protection: Literal["enabled", "disabled"] = "disabled"
+    deletion_protection: Protection = "disabled"
     tags: dict[str, str] | None = None
     deployment: dict[str, Any] | None = None
 
