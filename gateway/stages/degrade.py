@@ -25,6 +25,7 @@ from gateway.messages import (
 from gateway.policies.snippets import compose_snippets
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import SNIPPETS
+from gateway.stages.attempt import EXCERPT_RESERVE_S
 from gateway.stages.base import ChatHandler
 from gateway.stream import EventStream
 
@@ -62,7 +63,7 @@ class DegradeToSnippets:
                     f"no model answered, and an excerpt cannot stand in: {error.message}",
                     retry_after_s=error.retry_after_s or 1,
                 ) from error
-            return self._excerpt(ctx, request, reason_of(error))
+            return self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
 
     def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
         text = compose_snippets(request.question, request.passages, self._encoder)
@@ -77,9 +78,10 @@ class DegradeToSnippets:
         return EventStream(facts, excerpt_events(text, ctx.request_id, int(self._wall_clock())))
 
 
-def reason_of(error: GatewayError) -> str:
-    """Why there is an excerpt, in the words of the contract."""
-    return "deadline" if isinstance(error, UpstreamTimeout | DeadlineExceeded) else "llm_unavailable"
+def reason_of(error: GatewayError, left_s: float) -> str:
+    """Why there is an excerpt, in the words of the contract; `left_s` is what is left of the deadline."""
+    ran_out = isinstance(error, UpstreamTimeout) and left_s <= EXCERPT_RESERVE_S
+    return "deadline" if ran_out or isinstance(error, DeadlineExceeded) else "llm_unavailable"
 
 
 def excerpt_events(text: str, request_id: str, created: int) -> Sequence[ChatEvent]:
