@@ -32,6 +32,8 @@ def _console(*, stderr: bool) -> "Console":
 
 def explain(error: Exception) -> int | None:
     """Print an error that people can act on; its exit code, or None when it is a fault of ours."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a TaskGroup wraps what ended it
     match error:
         case ConfigError():
             lines = [str(error.args[0]).splitlines()[0], *(f"  {problem}" for problem in error.problems)]

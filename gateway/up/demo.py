@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Final
 
 from gateway.data import corpus_path
+from gateway.ingest.gateway_client import GatewayClient, GatewayFailed
+from gateway.ingest.run import IngestOptions, Tally, run_ingest
 from gateway.up import plan
 from gateway.up.answers import Asked, ask
 from gateway.up.plan import Plan
+from gateway.up.problems import CommandFailed
 from gateway.up.processes import Processes
 from gateway.up.report import Report
+
+BATCH: Final = 40
+IN_FLIGHT: Final = 3
+"""Small batches: the first passages are wanted soon. Enough of them that the embedder never waits."""
 
 FIRST_PASSAGES: Final = 200
 """Enough to answer from: the question is asked once these are in."""
@@ -47,6 +54,37 @@ class Demo:
                 self._report.phase_took(f"whole corpus in: {total} passages", loop.time() - begun)
         if not is_demo_only:
             self._how_to_go_on(question)
+
+    def _count(self) -> int:
+        """Passages that the demo's namespace holds already."""
+        from pinecone import Pinecone
+
+        control = self._region.gateway_url
+        with Pinecone(api_key=self._key, host=control) as client, client.index(plan.INDEX) as index:
+            namespaces = index.describe_index_stats().namespaces
+        there = namespaces.get(plan.NAMESPACE)
+        return there.vector_count if there else 0
+
+    async def _ingest(self, total: int, first: asyncio.Event) -> None:
+        """Take in the corpus; what an earlier start took in costs a comparison only."""
+        options = IngestOptions([corpus_path()], in_flight=IN_FLIGHT, batch_records=BATCH)
+        url = self._region.gateway_url
+        with self._report.progress("taking in the corpus", total) as moved:
+
+            def heard(tally: Tally) -> None:
+                moved(tally.records)
+                if tally.records >= FIRST_PASSAGES:
+                    first.set()
+
+            try:
+                async with GatewayClient(
+                    url, self._key, index=plan.INDEX, namespace=plan.NAMESPACE
+                ) as client:
+                    tally = await run_ingest(client, options, heard)
+            except GatewayFailed as error:
+                raise CommandFailed(f"the corpus was not taken in: {error}") from error
+        for refusal in tally.refused:
+            self._report.line(f"  refused: {refusal}")
 
     async def _ask(self, question: str) -> None:
         report = self._report

@@ -2,7 +2,7 @@
 
     starting -> running -> (exited -> waiting -> starting)* -> stopping -> gone
 
-Each child leads a process group of its own, so that a Ctrl-C in the terminal reaches only the parent,
+Each child leads a session of its own, so that a Ctrl-C in the terminal reaches only the parent,
 which then ends its children in its own order. See `parent` for the bond that holds when the
 parent is killed.
 """
@@ -119,7 +119,7 @@ async def _start(spec: ChildSpec) -> Process:
         log = spec.log.open("ab")
     try:
         return await asyncio.create_subprocess_exec(
-            *spec.argv, stdin=PIPE, stdout=log, stderr=log, env=env, process_group=0
+            *spec.argv, stdin=PIPE, stdout=log, stderr=log, env=env, start_new_session=True
         )
     finally:
         if log:

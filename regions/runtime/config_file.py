@@ -89,6 +89,11 @@ def load(
     `cross_check` sees a model whose single fields are all right, and lists what is wrong between them.
     Raises: ConfigError: with every problem found.
     """
+    return validate(read(path), model, env, cross_check, source=str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The values of a YAML file, not yet validated. Raises: ConfigError: unreadable, or no mapping."""
     try:
         tree = parse_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -100,7 +105,7 @@ def load(
         raise ConfigError(str(path), [_yaml_problem(error)]) from None
     if not isinstance(tree, dict):
         raise ConfigError(str(path), [ConfigProblem("file", "must be a mapping of keys to values")])
-    return validate(tree, model, env, cross_check, source=str(path))
+    return tree
 
 
 def validate(
