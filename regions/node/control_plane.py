@@ -64,12 +64,12 @@ class ControlPlane:
 
     def _answer(self, index: NodeIndex) -> api.IndexAnswer:
         definition = index.definition
-        fields = {}
-        if definition.dimension is not None:
+        fields = dict(definition.fields or {})
+        if not fields and definition.dimension is not None:
             fields[api.DENSE_FIELD] = api.VectorField(
                 type="dense_vector", dimension=definition.dimension, metric=definition.metric
             )
-        if definition.vector_type == "sparse" or definition.has_sparse_field:
+        if not fields and definition.dimension is None:
             fields[api.SPARSE_FIELD] = api.VectorField(type="sparse_vector")
         deployment = definition.deployment or _DEFAULT_DEPLOYMENT
         serverless = {key: deployment[key] for key in ("cloud", "region") if key in deployment}
@@ -89,12 +89,13 @@ class ControlPlane:
 
 def definition_of(request: api.CreateIndexRequest) -> Definition:
     """The index that a create request asks for, in either version. Raises: BadCall."""
-    dimension, metric, has_sparse_field = request.dimension, request.metric, False
+    dimension, metric, is_hybrid = request.dimension, request.metric, False
     vector_type = request.vector_type or "dense"
     if request.schema is not None:
         dense = _only_field(request.schema, "dense_vector")
-        has_sparse_field = _only_field(request.schema, "sparse_vector") is not None
-        if dense is None and not has_sparse_field:
+        sparse = _only_field(request.schema, "sparse_vector")
+        is_hybrid = dense is not None and sparse is not None
+        if dense is None and sparse is None:
             raise BadCall("schema must declare a dense_vector or a sparse_vector field")
         dimension, metric = (dense.dimension, dense.metric) if dense else (None, None)
         vector_type = "dense" if dense else "sparse"
@@ -111,13 +112,13 @@ def definition_of(request: api.CreateIndexRequest) -> Definition:
     metric = metric or "cosine"
     if metric not in _METRICS:
         raise BadCall(f"metric must be one of {', '.join(_METRICS)}, got {metric!r}")
-    if has_sparse_field and metric != "dotproduct":
+    if is_hybrid and metric != "dotproduct":
         raise BadCall("dense and sparse vectors together need the metric dotproduct")
     return Definition(
         metric=metric,
         dimension=dimension,
         vector_type="sparse" if vector_type == "sparse" else "dense",
-        has_sparse_field=has_sparse_field,
+        fields=request.schema.fields if request.schema else None,
         deletion_protection=_protection(request.deletion_protection or "disabled"),
         tags=request.tags or None,
         deployment=_deployment(request),

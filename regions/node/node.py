@@ -30,7 +30,7 @@ from regions.node.rows import Row, decode_dense, decode_row, decode_sparse, enco
 from regions.node.schema import open_for_reading, open_for_writing
 from regions.node.store import Store, Written
 from regions.node.writer import Writer
-from regions.pinecone_api import Protection, VectorType
+from regions.pinecone_api import Protection, VectorField, VectorType
 from regions.record_checks import VectorShape
 from regions.records import Match, Query, Record
 
@@ -53,12 +53,12 @@ class IndexProtected(RegionsError):
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """What an index is; `dimension` None means sparse only."""
+    """What an index is; `dimension` None means sparse only, `fields` is the schema it was declared with."""
 
     metric: str
     dimension: int | None = None
     vector_type: VectorType = "dense"
-    has_sparse_field: bool = False
+    fields: dict[str, VectorField] | None = None
     deletion_protection: Protection = "disabled"
     tags: dict[str, str] | None = None
     deployment: dict[str, Any] | None = None
