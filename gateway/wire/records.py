@@ -6,7 +6,7 @@ beside it. A search gives text, a vector, or the id of a stored record, and name
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -117,8 +117,13 @@ def decode_records(body: bytes, text_field: str) -> list[TextRecord]:
 
 
 def _text_record(line: bytes, text_field: str) -> TextRecord:
-    fields: dict[str, MetadataValue] = decode_body(line, dict[str, MetadataValue])
+    fields = decode_body(line, dict[str, Any])
     refuse_reserved(fields, "record")
+    for name, value in fields.items():
+        if not _is_metadata(value):
+            raise BadRequest(
+                f"Field {name[:60]!r} must be a string, a number, a boolean or a list of strings", param=name
+            )
     id_ = fields.pop("_id") if "_id" in fields else fields.pop("id", None)
     if not isinstance(id_, str):
         raise BadRequest("Missing or invalid field '_id': a string is required", param="_id")
@@ -130,6 +135,12 @@ def _text_record(line: bytes, text_field: str) -> TextRecord:
     if not isinstance(text, str) or not text.strip():
         raise BadRequest(f"Missing or empty field {text_field!r}: text is required", param=text_field)
     return TextRecord(id_, text, fields)
+
+
+def _is_metadata(value: object) -> TypeGuard[MetadataValue]:
+    if isinstance(value, list):
+        return all(isinstance(element, str) for element in value)
+    return isinstance(value, str | int | float)
 
 
 def decode_search(body: bytes) -> SearchRequest:

@@ -35,7 +35,9 @@ def test_the_last_record_of_an_id_counts() -> None:
         ({"_id": "a"}, "text"),
         ({"_id": "a", "text": "  "}, "text"),
         ({"_id": "a", "text": 5}, "text"),
-        ({"_id": "a", "text": "x", "n": None}, "n"),
+        ({"_id": "a", "text": "x", "n": None}, "'n' must be"),
+        ({"_id": "a", "text": "x", "n": {"a": 1}}, "'n' must be"),
+        ({"_id": "a", "text": "x", "n": ["a", 1]}, "'n' must be"),
         ({"_id": "a", "text": "x", "_m.hash": "forged"}, "reserved"),
     ],
 )
