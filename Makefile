@@ -31,7 +31,7 @@ bench-node: $(VENV)/.dev  ## Recall, speed and size of the node: 100,000 x 384
 	@$(BIN)/python -m bench.node $(ARGS)
 
 retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
-	@$(BIN)/python -m bench.retrieval $(ARGS)
+	@$(BIN)/python -m gateway.quality.retrieval $(ARGS)
 
 kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is lost
 	@$(BIN)/python -m bench.kill_node $(ARGS)

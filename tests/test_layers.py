@@ -16,7 +16,7 @@ LAYERS: Final = {
     "gateway": (
         ("__main__",),
         ("cli",),
-        ("up",),
+        ("up", "quality"),
         ("app",),
         ("edge", "pipelines"),
         ("stages",),
