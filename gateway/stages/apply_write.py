@@ -30,7 +30,7 @@ class ApplyWrite:
         try:
             return await home.replica.apply(write.namespace, write.change, timeout_s=ctx.remaining_s())
         except ReplicaRejected as error:
-            raise refusal(error) from error
+            raise refusal(ctx, error) from error
         except ReplicaUnavailable as error:
             ctx.note("replica_unavailable", region=home.region, error=str(error))
             raise UpstreamUnavailable(

@@ -69,7 +69,7 @@ class NearestRead:
                 ctx.note("replica_unavailable", region=candidate.region, error=str(error))
                 last = error
             except ReplicaRejected as error:
-                raise refusal(error) from error
+                raise refusal(ctx, error) from error
         raise unavailable(read.index, last) from last
 
     def _candidates(self, read: Read[Any]) -> Sequence[Candidate]:
@@ -77,15 +77,19 @@ class NearestRead:
         return sorted(configured, key=lambda c: c.region != read.prefer) if read.prefer else configured
 
 
-def refusal(error: ReplicaRejected) -> GatewayError:
-    """What a caller is told of a replica's refusal: it is about the request, so it is theirs."""
+def refusal(ctx: RequestContext, error: ReplicaRejected) -> GatewayError:
+    """What a caller is told of a replica's refusal: it is about the request, so it is theirs.
+
+    The index names namespaces as they are stored; the caller knows them without the tenant's prefix.
+    """
+    message = error.message.replace(ctx.tenant.prefix(), "")
     match error.status:
         case 404:
-            return NotFound(error.message)
+            return NotFound(message)
         case 409:
-            return Conflict(error.message)
+            return Conflict(message)
         case _:
-            return BadRequest(error.message)
+            return BadRequest(message)
 
 
 def unavailable(index: IndexName, last: ReplicaUnavailable | None) -> RetrievalUnavailable:
