@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import msgspec
 import structlog
 
 from regions.errors import RegionsError
@@ -29,6 +30,14 @@ _log: Final = structlog.get_logger("meridian.node")
 
 class NamespaceGone(RegionsError):
     """The namespace was removed, with its index, while it was being read."""
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Namespaces in memory, their bytes, and how many of them wait for or are in maintenance."""
+
+    namespaces: int
+    nbytes: int
+    in_maintenance: int
 
 
 class _Entry:
@@ -55,13 +64,14 @@ class LoadedNamespaces:
 
     @property
     def nbytes(self) -> int:
+        return self.totals().nbytes
+
+    def totals(self) -> Totals:
+        """What is in memory at the moment."""
         with self._lock:
             entries = list(self._entries.values())
-        return sum(entry.index.nbytes for entry in entries)
-
-    @property
-    def count(self) -> int:
-        return len(self._entries)
+        behind = sum(entry.is_scheduled or entry.index.needs_maintenance() for entry in entries)
+        return Totals(len(entries), sum(entry.index.nbytes for entry in entries), behind)
 
     def get(self, key: int, shape: VectorShape) -> NamespaceIndex:
         """The namespace, loaded if it was not. Raises: NamespaceGone: there is none with this key."""

@@ -28,6 +28,7 @@ from regions.node.loaded import LoadedNamespaces
 from regions.node.reading import Namespace
 from regions.node.rows import Row, decode_dense, decode_row, decode_sparse, encode_records, encode_sparse
 from regions.node.schema import open_for_reading, open_for_writing
+from regions.node.stalls import Stalls
 from regions.node.store import Store, Written
 from regions.node.writer import Writer
 from regions.pinecone_api import Protection, VectorField, VectorType
@@ -118,6 +119,7 @@ class Node:
         self._has_waiting = asyncio.Event()
         self._has_garbage = asyncio.Event()
         db = open_for_writing(self._path)
+        self.stalls = Stalls()
         self.incarnation = reading.incarnation(db)
         self._indexes = {
             index.name: NodeIndex(
@@ -241,6 +243,7 @@ class Node:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reveal())
             group.create_task(self._sweep())
+            group.create_task(self.stalls.watch())
 
     def close(self) -> None:
         """Finish the writes that wait, then let go of threads and files. Blocks: call it off the loop."""

@@ -40,6 +40,7 @@ class Server:
         app.add_routes(self._control.routes())
         app.add_routes(DataPlane(node, self._read_body).routes())
         app.router.add_get("/livez", _alive)
+        app.router.add_get("/statusz", self._status)
         self._runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -86,6 +87,18 @@ class Server:
             return True
         given = http.headers.get(API_KEY_HEADER, "").encode("utf-8", "surrogateescape")
         return hmac.compare_digest(given, self._key)
+
+    async def _status(self, http: web.Request) -> web.Response:
+        totals = await self._node.run(self._node.loaded.totals)
+        return render.answer(
+            {
+                "loaded_namespaces": totals.namespaces,
+                "loaded_bytes": totals.nbytes,
+                "in_maintenance": totals.in_maintenance,
+                "longest_stall_ms": self._node.stalls.take_longest_ms(),
+                "incarnation": self._node.incarnation,
+            }
+        )
 
     async def _read_body(self, http: web.Request, type_: Any) -> Any:
         """The body as a value of `type_`. Raises: BadJson, BodyTooLarge."""

@@ -1,0 +1,1 @@
+"""Measurements: each module prints a report and writes it under `bench/results/`."""
