@@ -73,15 +73,12 @@ class Bench:
 
     def bodies(self, slots: npt.NDArray[np.int64]) -> Iterator[bytes]:
         for start in range(0, len(slots), BATCH):
-            records = [
-                {
-                    "id": f"r{slot:06d}",
-                    "values": np.round(self.vectors[slot], 6).tolist(),
-                    "metadata": self.metadata(slot),
-                }
-                for slot in slots[start : start + BATCH].tolist()
-            ]
-            yield json.dumps({"namespace": "n", "vectors": records}).encode()
+            records = [self.record(slot) for slot in slots[start : start + BATCH].tolist()]
+            yield msgspec.json.encode({"namespace": "n", "vectors": records})
+
+    def record(self, slot: int) -> dict[str, Any]:
+        values = np.round(self.vectors[slot].astype(np.float64), 6).tolist()
+        return {"id": f"r{slot:06d}", "values": values, "metadata": self.metadata(slot)}
 
     def metadata(self, slot: int) -> dict[str, int]:
         return {f"of{share}": int(self.labels[slot] % share) for share in SHARES.values() if share}
@@ -112,7 +109,7 @@ class Bench:
         """Wait until no namespace is being maintained; the seconds that took."""
         loop = asyncio.get_running_loop()
         start_s = loop.time()
-        while (await self.status())["in_maintenance"]:
+        while (await self.status())["in_maintenance"]:  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(0.5)
         return loop.time() - start_s
 
@@ -244,7 +241,7 @@ async def reopen(node: NodeProcess, bench: Bench) -> None:
     waited_s = await bench.settle()
     rss = bench.process.memory_info().rss / 2**20
     bench.say(
-        f"- Cold open: ready {ready_s:.2f} s after the start of the process, first query {first_s:.2f} s later "
+        f"- Cold open: ready {ready_s:.2f} s after the process began, first query {first_s:.2f} s later "
         f"(it loads the namespace), then {p50:.2f} ms p50 while the graph grows; it stood {waited_s:.0f} s "
         f"later; RSS {rss:,.0f} MiB."
     )
