@@ -7,7 +7,8 @@ import typer
 
 from gateway.cli.loading import load_gateway
 from regions.runtime.config_example import example as example_of
-from regions.runtime.config_example import masked, to_yaml
+from regions.runtime.config_example import masked
+from regions.runtime.strict_yaml import to_yaml
 
 config = typer.Typer(no_args_is_help=True)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from gateway.catalogue import SEED_MODELS
 from gateway.up.local_llm import INSTALL, MODEL, WINDOW_TOKENS, model_file
 from gateway.up.problems import CommandFailed
 
@@ -83,6 +82,8 @@ def _card(model: str, env: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]
                 "window_tokens": int(_number(env, WINDOW, DEFAULT_WINDOW_TOKENS)),
             }
         }
+    from gateway.catalogue import SEED_MODELS  # pydantic takes its time, and the region is to start now
+
     if model in SEED_MODELS:
         return {}
     raise CommandFailed(

@@ -53,12 +53,13 @@ class Plan:
         return f"http://{HOST}:{self.ports.node}"
 
     @property
-    def node_data(self) -> Path:
-        return self.home / self.region / "node"
+    def replica_url(self) -> str:
+        """The node's own address of the index, which it tells whoever asks for the index's host."""
+        return f"{self.node_url}/i/{INDEX}"
 
     @property
-    def node_file(self) -> Path:
-        return self.home / self.region / "node.yaml"
+    def node_data(self) -> Path:
+        return self.home / self.region / "node"
 
     @property
     def gateway_file(self) -> Path:
@@ -69,7 +70,7 @@ class Plan:
         return self.home / self.region / "logs" / f"{name}.log"
 
 
-def gateway_config(plan: Plan, replica_url: str, llm: Llm) -> dict[str, Any]:
+def gateway_config(plan: Plan, llm: Llm) -> dict[str, Any]:
     """The gateway's configuration file, as plain values."""
     config: dict[str, Any] = {
         "region": plan.region,
@@ -82,7 +83,7 @@ def gateway_config(plan: Plan, replica_url: str, llm: Llm) -> dict[str, Any]:
                 "metric": SHAPE.metric,
                 "sparse": SHAPE.sparse,
                 "embedder": "minilm",
-                "replicas": [{"region": plan.region, "kind": "pinecone", "url": replica_url}],
+                "replicas": [{"region": plan.region, "kind": "pinecone", "url": plan.replica_url}],
             }
         },
         "models": {MODEL: {"upstreams": [dict(upstream) for upstream in llm.upstreams]}},

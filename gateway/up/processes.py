@@ -22,17 +22,21 @@ class Processes:
     ) -> None:
         self._tasks, self._stop, self._on_event = tasks, stop, on_event
         self._pids: dict[str, int] = {}
+        self._started: dict[str, asyncio.Event] = {}
         self._ended: dict[str, ChildEvent] = {}
 
-    def start(self, spec: ChildSpec) -> None:
-        """Start a process and keep it running; its log begins anew."""
+    async def start(self, spec: ChildSpec) -> None:
+        """Start a process and keep it running; its log begins anew. Returns once there is a process."""
         if spec.log:
             spec.log.unlink(missing_ok=True)
+        self._started[spec.name] = asyncio.Event()
         self._tasks.create_task(keep_running(spec, self._stop, self._hear))
+        await self._started[spec.name].wait()
 
     def _hear(self, event: ChildEvent) -> None:
         if event.state is ChildState.STARTED:
             self._pids[event.name] = event.pid
+            self._started[event.name].set()
         else:
             self._pids.pop(event.name, None)
             self._ended[event.name] = event

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.tenants import digest_key
 from gateway.up import indexes, keys, plan
-from gateway.up.demo import Demo
 from gateway.up.llm import Llm, LlmWish, choose
 from gateway.up.plan import HOST, Plan, Ports
+from gateway.up.problems import CommandFailed
 from gateway.up.processes import Processes, accepts, answers_200
 from gateway.up.report import Report
-from regions.runtime import lifecycle
+from regions.runtime import OVERRIDE_PREFIX, lifecycle
 from regions.runtime.children import ChildSpec, python_module
-from regions.runtime.config_example import to_yaml
-from regions.runtime.config_overrides import PREFIX
+from regions.runtime.strict_yaml import to_yaml
 
 START_TIMEOUT_S: Final = 60.0
 """The slowest start seen, on a machine whose disk was cold and whose two cores were busy, took 20 s."""
@@ -87,63 +85,68 @@ def _ports(base: int | None) -> Ports:
 async def _run(
     region: Plan, llm: Llm, options: Options, env: Mapping[str, str], processes: Processes, report: Report
 ) -> None:
+    """Start the processes, then import what the demo needs while they start: that takes as long again."""
     report.line(f"meridian up · {region.region} · {region.home}")
     report.line(f"  model: {llm.said}")
-    key = _write_keys(region)
+    await processes.start(_node(region, env))
+    key = _write_files(region, llm)
+    await processes.start(_gateway(region, env))
+    if llm.is_local:
+        await processes.start(_llm(region, env))
     async with asyncio.TaskGroup() as tasks:
-        # Slow to import and wanted only at the demo: meanwhile the processes start.
         tasks.create_task(asyncio.to_thread(importlib.import_module, "openai"))
-        if llm.is_local:
-            processes.start(_llm(region, env))
-        with report.phase(f"node ready at {region.node_url}"):
-            _start_node(region, env, processes)
-            await processes.ready("node", lambda: accepts(HOST, region.ports.node), START_TIMEOUT_S)
-        with report.phase(f"index {plan.INDEX!r} ready, dense + sparse"):
-            nowhere = indexes.Deployment("aws", "us-east-1")
-            made = await asyncio.to_thread(
-                indexes.create, region.node_url, "node", plan.INDEX, plan.SHAPE, nowhere
-            )
-        with report.phase(f"gateway ready at {region.gateway_url}"):
-            _start_gateway(region, _url(made.host), llm, env, processes)
-            ready = f"{region.operators_url}/readyz"
-            await processes.ready("gateway", lambda: answers_200(ready), START_TIMEOUT_S)
-        if llm.is_local:
-            with report.phase("local model loaded"):
-                health = f"http://{HOST}:{region.ports.llm}/health"
-                await processes.ready("model", lambda: answers_200(health), START_TIMEOUT_S)
+        await _ready(region, llm, processes, report)
+    from gateway.up.demo import Demo
+
     demo = Demo(region, key, processes, report)
     await demo.run(options.question, is_demo_only=options.is_demo_only)
 
 
-def _url(host: str) -> str:
-    return host if "://" in host else f"http://{host}"
+async def _ready(region: Plan, llm: Llm, processes: Processes, report: Report) -> None:
+    with report.phase(f"node ready at {region.node_url}"):
+        await processes.ready("node", lambda: accepts(HOST, region.ports.node), START_TIMEOUT_S)
+    with report.phase(f"index {plan.INDEX!r} ready, dense + sparse"):
+        nowhere = indexes.Deployment("aws", "us-east-1")
+        made = await asyncio.to_thread(
+            indexes.create, region.node_url, "node", plan.INDEX, plan.SHAPE, nowhere
+        )
+        if indexes.bare(made.host) != indexes.bare(region.replica_url):
+            raise CommandFailed(f"the node has its index at {made.host}, not at {region.replica_url}")
+    with report.phase(f"gateway ready at {region.gateway_url}"):
+        readyz = f"{region.operators_url}/readyz"
+        await processes.ready("gateway", lambda: answers_200(readyz), START_TIMEOUT_S)
+    if llm.is_local:
+        with report.phase("local model loaded"):
+            health = f"http://{HOST}:{region.ports.llm}/health"
+            await processes.ready("model", lambda: answers_200(health), START_TIMEOUT_S)
 
 
-def _write_keys(region: Plan) -> str:
-    """Make the demo's secrets unless they are there; gives the demo's key."""
+def _write_files(region: Plan, llm: Llm) -> str:
+    """Make the demo's secrets unless they are there, and write the configuration; gives the demo's key."""
+    from gateway.tenants import digest_key  # pydantic takes its time: the node starts meanwhile
+
+
     key = keys.kept(region.home / keys.DEMO_KEY, keys.new_key())
     pepper = keys.kept(region.home / keys.PEPPER, keys.new_key())
     tenants = plan.tenants_file(digest_key(key, pepper.encode()))
     keys.write_private(region.home / "tenants.yaml", to_yaml(tenants))
-    region.node_data.mkdir(parents=True, exist_ok=True)
+    keys.write_private(region.gateway_file, to_yaml(plan.gateway_config(region, llm)))
     return key
 
 
-def _start_node(region: Plan, env: Mapping[str, str], processes: Processes) -> None:
+def _node(region: Plan, env: Mapping[str, str]) -> ChildSpec:
+    region.node_data.mkdir(parents=True, exist_ok=True)
     argv = python_module(
         "gateway", "node", "--port", str(region.ports.node), "--data-dir", str(region.node_data)
     )
     # The gateway's overrides are no keys of the node's configuration.
-    own = {name: value for name, value in env.items() if not name.upper().startswith(PREFIX)}
-    processes.start(ChildSpec("node", argv, env=own, log=region.log("node")))
+    own = {name: value for name, value in env.items() if not name.upper().startswith(OVERRIDE_PREFIX)}
+    return ChildSpec("node", argv, env=own, log=region.log("node"))
 
 
-def _start_gateway(
-    region: Plan, replica_url: str, llm: Llm, env: Mapping[str, str], processes: Processes
-) -> None:
-    keys.write_private(region.gateway_file, to_yaml(plan.gateway_config(region, replica_url, llm)))
+def _gateway(region: Plan, env: Mapping[str, str]) -> ChildSpec:
     argv = python_module("gateway", "serve", "--config", str(region.gateway_file))
-    processes.start(ChildSpec("gateway", argv, env=env, log=region.log("gateway")))
+    return ChildSpec("gateway", argv, env=env, log=region.log("gateway"))
 
 
 def _llm(region: Plan, env: Mapping[str, str]) -> ChildSpec:

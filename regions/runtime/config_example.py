@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
 
 from regions.runtime.config_file import SecretRef, is_reference
 from regions.runtime.config_overrides import bare
+from regions.runtime.strict_yaml import to_yaml
 
 MASK: Final = "********"
 
@@ -35,11 +35,6 @@ def _mask(name: str, value: Any) -> Any:
         case str():
             return _USERINFO.sub(MASK, value)
     return value
-
-
-def to_yaml(value: object) -> str:
-    """The value as YAML in the order given."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
 def example(model: type[BaseModel]) -> str:

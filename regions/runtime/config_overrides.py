@@ -8,15 +8,14 @@ import enum
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NewType, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from regions.errors import ConfigProblem
+from regions.runtime import OVERRIDE_PREFIX as PREFIX
 from regions.runtime.strict_yaml import parse_yaml
-
-PREFIX: Final = "MERIDIAN__"
 
 
 class Overridden:

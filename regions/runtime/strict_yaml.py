@@ -1,4 +1,4 @@
-"""YAML from outside, decoded strictly: plain values only, no repeated keys."""
+"""YAML from outside, decoded strictly: plain values only, no repeated keys; and YAML for people to read."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -25,3 +25,8 @@ def parse_yaml(text: str) -> Any:
     """Safe YAML with repeated keys refused; an empty text is an empty mapping. Raises: YAMLError."""
     tree = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     return {} if tree is None else tree
+
+
+def to_yaml(value: object) -> str:
+    """The value as YAML in the order given."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
