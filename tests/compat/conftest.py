@@ -23,7 +23,7 @@ from tests.compat.servers import (
     serving,
     write_gateway_config,
 )
-from tests.fakes.provider import ScriptedProvider
+from tests.fakes.provider import ScriptedProvider, Step, answer
 
 _PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
 
@@ -35,7 +35,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     (directory / "node").mkdir()
     node_port, gateway_port, operators_port = (lifecycle.free_port() for _ in range(3))
     node_url, gateway_url = f"http://127.0.0.1:{node_port}", f"http://127.0.0.1:{gateway_port}"
-    provider = ScriptedProvider()
+    provider = ScriptedProvider(good=answer_about_bizet)
     processes = request.session.stash.setdefault(_PROCESSES, [])
     with (
         serving(provider) as llm_url,
@@ -49,6 +49,33 @@ def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         with running(argv, directory / "gateway.log", ready) as gateway:
             processes.append(gateway)
             yield Servers(node_url, gateway_url, index_url, provider)
+
+
+def answer_about_bizet(text: str = "Georges Bizet composed it [1].") -> Step:
+    """A good answer of the scripted LLM, in pieces that cut its marker in two."""
+    return Step(answer(text[: len(text) // 2], text[len(text) // 2 : -2], text[-2:]))
+
+
+@pytest.fixture(scope="session")
+def library(servers: Servers) -> str:
+    """A namespace of the first tenant with a few passages; gives its name."""
+    records = [
+        {
+            "_id": "carmen",
+            "title": "Carmen",
+            "text": "Carmen is an opera in four acts composed by Georges Bizet.",
+            "source": "https://example.org/carmen",
+        },
+        {"_id": "iron", "title": "Rust", "text": "Iron rusts when it meets water and oxygen."},
+        {"_id": "python", "title": "Python", "text": "Guido van Rossum created the language Python."},
+    ]
+    control, host = servers.of("gateway")
+    with (
+        Pinecone(api_key=KEY, host=control, ssl_verify=False) as client,
+        client.index(host=host) as index,
+    ):
+        index.upsert_records(records=records, namespace="library")
+    return "library"
 
 
 def create_index(node_url: str) -> str:

@@ -36,7 +36,7 @@ async def replica_of(answer: Answer, **config: object) -> AsyncIterator[Pinecone
     app.router.add_route("*", "/{path:.*}", answer)
     async with TestServer(app) as server:
         client = build(
-            Config(url=str(server.make_url("/")), **config),  # type: ignore[arg-type]
+            Config(url=str(server.make_url("/")), **config),
             index=IndexName("docs"),
             region=RegionId("us-east"),
             resolve=lambda ref: f"secret of {ref}",
