@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import faiss
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import psutil
