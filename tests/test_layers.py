@@ -24,7 +24,7 @@ LAYERS: Final = {
         ("providers", "embedders", "caches", "limiters"),
         ("policies", "wire"),
     ),
-    "regions": (("node", "replicator"), ("logs", "replicas")),
+    "regions": (("node", "replicator"), ("logs", "replicas"), ("registers",)),
 }
 """What is not named lies lowest: the values that everything speaks in."""
 
@@ -33,6 +33,8 @@ PURE: Final = (
     *("gateway.errors", "gateway.tenants", "regions.names", "regions.records", "regions.positions"),
     *(
         "regions.changes",
+        "regions.change_codec",
+        "regions.retention",
         "regions.filters",
         "regions.pinecone_api",
         "regions.record_checks",
@@ -40,7 +42,13 @@ PURE: Final = (
     ),
 )
 IMPURE: Final = {"asyncio", "aiohttp", "time", "random", "os", "logging"}
-PLUGINS: Final = ("gateway.providers.", "gateway.embedders.", "regions.replicas.")
+PLUGINS: Final = (
+    "gateway.providers.",
+    "gateway.embedders.",
+    "regions.replicas.",
+    "regions.logs.",
+    "regions.registers.",
+)
 
 Import = tuple[str, str]
 """(module that imports, module imported)"""

@@ -1,9 +1,13 @@
 """What a change log can do, whatever server stands behind it.
 
 A region has one log. It is cut into shards by a hash of the namespace, and each shard is one totally
-ordered stream whose sequence begins at 1 and has no holes. The order within a namespace is therefore
-the order of its shard. Every entry of an index carries the epoch under which it was appended; the LSN
-that callers see is ``epoch << 40 | sequence``.
+ordered stream whose sequence has no holes. The order within a namespace is therefore the order of its
+shard. Every entry of an index carries the epoch under which it was appended; the LSN that callers see is
+``epoch << 40 | sequence``.
+
+A stream's sequence begins at its `origin`, which is another number for every stream ever made. Were it
+always 1, then the fence of a new epoch in a re-created stream would often stand where the old one stood in
+the lost stream, and the log would take an old epoch's appends for the new one's.
 
 What a log promises:
 
@@ -12,18 +16,23 @@ What a log promises:
 3. `read` gives every entry after a cursor, in order, once; a hole, a trimmed or a re-created stream is
    an error, never a silent skip.
 4. Nobody's entries are trimmed while they hold a lease on them, up to the log's limit of bytes; when
-   that limit wins, the reader learns of it (`LogTrimmed`).
+   that limit wins, the reader learns of it (`LogTrimmed`). Fences outlive trimming: an epoch stays open.
 
 Times are the log server's clock, seconds since 1970: the age of an entry is judged by one clock only.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from regions.change_codec import MAX_ENTRY_BYTES, encode
 from regions.changes import Body
 from regions.names import IndexName, RegionId
 from regions.positions import Epoch, Lsn, make_lsn
+
+MAX_BATCH_CHANGES: Final = 1_000
+MAX_BATCH_BYTES: Final = 16_000_000
+"""What one batch may hold: JetStream's atomic batches end at 1,000 messages; the bytes bound memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,13 @@ class Entry:
 class ShardState:
     """A shard as it stands: `first` and `last` sequence (first = last + 1 when empty), and its stream.
 
-    `incarnation` differs for a stream that was deleted and made anew.
+    `incarnation` differs for a stream that was deleted and made anew. `origin` is the sequence of its very
+    first entry: a reader without a cursor reads after ``origin - 1``, and nothing was trimmed as long as
+    ``first == origin``. `now_s` is the log server's clock.
     """
 
     incarnation: str
+    origin: int
     first: int
     last: int
     now_s: float
@@ -71,6 +83,18 @@ class Append:
 
     namespace: str
     body: Body
+
+
+def encode_batch(epoch: Epoch, batch: Sequence[Append]) -> list[bytes]:
+    """The bytes of each change. Raises: ValueError: a batch or a change that no log takes."""
+    bodies = [encode(epoch, each.namespace, each.body) for each in batch]
+    if not 0 < len(bodies) <= MAX_BATCH_CHANGES:
+        raise ValueError(f"a batch holds 1 to {MAX_BATCH_CHANGES} changes, not {len(bodies)}")
+    if max(map(len, bodies)) > MAX_ENTRY_BYTES or sum(map(len, bodies)) > MAX_BATCH_BYTES:
+        raise ValueError(
+            f"a change takes at most {MAX_ENTRY_BYTES} bytes and a batch {MAX_BATCH_BYTES}: split it"
+        )
+    return bodies
 
 
 class Log(Protocol):
@@ -90,7 +114,9 @@ class Log(Protocol):
         """Store the batch, whole, in one shard; the positions are consecutive.
 
         Raises: StaleEpoch: another epoch was opened since. LogUnavailable: certainly not stored.
-        AppendUnknown: it may or may not be stored, and that could not be found out in time.
+        AppendUnknown: it may or may not be stored, or be stored yet, and that could not be found out in
+        time. ValueError: no change, over `MAX_BATCH_CHANGES` or `MAX_BATCH_BYTES`, or a change that takes
+        more than `change_codec.MAX_ENTRY_BYTES` (see `change_codec.split`).
         """
         ...
 
@@ -101,18 +127,22 @@ class Log(Protocol):
     async def open_epoch(self, index: IndexName, epoch: Epoch, *, timeout_s: float) -> Fence:
         """Fence off every earlier epoch of the index in every shard. Repeating it gives the same fence.
 
-        Raises: StaleEpoch: a later epoch is open already.
+        Raises: StaleEpoch: a later epoch is open already. LogUnavailable: not in every shard, perhaps in
+        some; repeating it is safe.
         """
         ...
 
     async def epoch_ends(self, index: IndexName, epoch: Epoch, *, timeout_s: float) -> Sequence[int]:
-        """The last sequence appended under that epoch, for every shard; 0 where there is none."""
+        """Where the epoch ended in every shard: no entry of it lies after; 0 where it was never open.
+
+        It is the sequence before the next epoch's fence, or the shard's last while the epoch is open.
+        """
         ...
 
     async def state(self, shard: int, *, timeout_s: float) -> ShardState: ...
 
-    def read(self, shard: int, after: int, incarnation: str) -> AsyncIterator[Entry]:
-        """Entries after that sequence, then new ones as they come, until the iterator is closed.
+    def read(self, shard: int, after: int, incarnation: str) -> AsyncGenerator[Entry, None]:
+        """Entries after that sequence, then new ones as they come, until the generator is closed.
 
         Raises: LogTrimmed: the entry after the cursor is gone. LogRecreated: the stream is another one,
         or ends before the cursor. LogCorrupt: an entry's checksum or codec version is wrong.
@@ -121,31 +151,15 @@ class Log(Protocol):
         ...
 
     async def hold(self, reader: str, sequences: Sequence[int], *, lease_s: float) -> None:
-        """Keep every shard's entries after these sequences for that reader, until the lease ends."""
+        """Keep every shard's entries after these sequences for that reader, until the lease ends.
+
+        Repeating it moves the lease; with `lease_s` 0 it ends. Raises: LogUnavailable: it may not stand.
+        """
         ...
 
     async def trim(self) -> Sequence[int]:
-        """Trim by age and size as configured, never past a lease that lives; the new first sequences."""
+        """Trim by age and size as configured, never past a lease that lives unless the limit of bytes
+        forces it; the new first sequences."""
         ...
 
     async def close(self) -> None: ...
-
-
-class Registers(Protocol):
-    """Small values of one region, each changed by compare-and-set: homes, cursors, leases, watermarks."""
-
-    async def get(self, key: str, *, timeout_s: float) -> tuple[bytes, int] | None:
-        """The value and its revision; None when there is none. Raises: LogUnavailable."""
-        ...
-
-    async def put(self, key: str, value: bytes, *, timeout_s: float) -> int:
-        """Set it whatever it was; the new revision."""
-        ...
-
-    async def swap(self, key: str, value: bytes, revision: int, *, timeout_s: float) -> int:
-        """Set it if it is still at `revision` (0: absent). Raises: Conflict: it is not."""
-        ...
-
-    def watch(self, prefix: str) -> AsyncIterator[tuple[str, bytes, int]]:
-        """Every key of the prefix as it is, then as it changes. Raises: LogUnavailable."""
-        ...

@@ -1,0 +1,1 @@
+"""Plug-ins for registers, one file a kind; `base.py` is their contract."""
