@@ -191,7 +191,10 @@ class PineconeFace:
         page = self._opened(scope, asked.token)
         served = await self._namespaces(call, asked.prefix, asked.limit, page)
         token = self._sealed(scope, served.value.next_token, served.region)
-        body = wire.encode_namespaces(call.own(served.value), token, served.value.total_count)
+        own = call.own(served.value)
+        # An index that does not know the prefix counts everybody's: then nothing is said.
+        total = served.value.total_count if len(own) == len(served.value.namespaces) else None
+        body = wire.encode_namespaces(own, token, total)
         return _json(body, _read_headers(served.region, None))
 
     async def _describe_namespace(self, call: "_Call") -> web.Response:
@@ -276,11 +279,14 @@ class PineconeFace:
 
     def _index(self, name: str) -> api.IndexAnswer:
         config = self._indexes[name]
-        field = api.VectorField(type="dense_vector", dimension=config.dimension, metric=config.metric)
+        dense = api.VectorField(type="dense_vector", dimension=config.dimension, metric=config.metric)
+        fields = {api.DENSE_FIELD: dense}
+        if config.metric == "dotproduct":
+            fields[api.SPARSE_FIELD] = api.VectorField(type="sparse_vector")
         return api.IndexAnswer(
             name=name,
             host=f"{self._public_url}/i/{name}",
-            schema=api.IndexSchema({api.DENSE_FIELD: field}),
+            schema=api.IndexSchema(fields),
             deployment={"deployment_type": "managed", "cloud": "meridian", "region": "global"},
             dimension=config.dimension,
             metric=config.metric,

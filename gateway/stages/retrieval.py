@@ -11,8 +11,9 @@ from gateway.messages import ChatRequest, Degrade, Degraded, Passage, RagMode
 from gateway.stages.base import ChatHandler
 from gateway.stages.search_text import Found
 from gateway.stream import EventStream
+from gateway.wire.reserved import text_of
 from regions.names import NamespaceRef
-from regions.records import META_TEXT, Match
+from regions.records import Match
 
 
 class Search(Protocol):
@@ -80,9 +81,8 @@ class Retrieval:
 
 
 def passage_text(match: Match, text_field: str) -> str:
-    """The text of a record: ours when Meridian embedded it, else the field that the index names."""
-    metadata = match.metadata or {}
-    text = metadata.get(META_TEXT) or metadata.get(text_field)
+    """The text of a record, as its tenant sees it; "" when it has none."""
+    text = text_of(match.metadata or {}, text_field)
     return text if isinstance(text, str) else ""
 
 

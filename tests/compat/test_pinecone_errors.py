@@ -7,7 +7,7 @@ from pinecone.errors import exceptions as sdk_errors
 
 from tests.compat.conftest import Place
 from tests.compat.sdk import Flavour, Target, open_sdk
-from tests.compat.servers import INDEX, KEY, NARROW_KEY, Servers, request
+from tests.compat.servers import DIMENSION, INDEX, KEY, NARROW_KEY, Servers, request
 from tests.compat.test_pinecone_data import axis
 
 pytestmark = pytest.mark.compat
@@ -55,6 +55,7 @@ async def test_an_index_that_does_not_exist_is_a_404(place: Place) -> None:
 async def test_the_control_plane_describes_and_lists(place: Place) -> None:
     described = await place.sdk.indexes.describe(INDEX)
     assert (described.name, described.status.ready) == (INDEX, True)
+    assert (described.dimension, described.metric) == (DIMENSION, "dotproduct")
     listed = await place.sdk.indexes.all("list")
     assert INDEX in [index.name for index in listed]
     assert await place.sdk.indexes.exists(INDEX) is True
@@ -132,3 +133,31 @@ async def test_a_path_that_is_none_and_a_wrong_method_keep_the_dialect(servers: 
     status, body = request("GET", f"{servers.gateway_url}/query", None, headers)
     assert status in (405, 501)
     assert b'"code":' in body
+
+
+async def test_every_answer_of_the_gateway_says_who_gave_it(servers: Servers) -> None:
+    async with open_sdk("async", KEY, servers.gateway_url) as sdk:
+        index = await sdk.index(INDEX)
+        written = await index.upsert(vectors=[("a", axis(0))], namespace="headers")
+        read = await index.query(vector=axis(0), top_k=1, namespace="headers")
+        await index.close()
+    wrote, seen = written.response_info.raw_headers, read.response_info.raw_headers
+    assert wrote["x-request-id"] != seen["x-request-id"]
+    assert wrote["x-meridian-region"] == seen["x-meridian-region"] == seen["x-meridian-replica"] == "us-east"
+    assert wrote["x-meridian-lsn"] == wrote["x-pinecone-request-lsn"]
+    assert seen["x-meridian-lsn"] == seen["x-pinecone-max-indexed-lsn"]
+
+
+async def test_a_key_may_come_as_a_bearer_token(servers: Servers) -> None:
+    assert (
+        request("GET", f"{servers.gateway_url}/indexes", None, {"Authorization": f"Bearer {KEY}"})[0] == 200
+    )
+    status, body = request("GET", f"{servers.gateway_url}/indexes")
+    assert status == 401
+    assert not body.startswith(b"{")  # a bare string, as on Pinecone
+
+
+async def test_a_body_over_the_gateways_limit_is_a_413(servers: Servers) -> None:
+    body = b" " * (9 * 1024 * 1024)
+    status, _ = request("POST", f"{servers.gateway_url}/query", body, {"Api-Key": KEY})
+    assert status == 413
