@@ -1,5 +1,6 @@
 """Rules for the whole suite.
 
+Hypothesis sets no deadline for an example: on a shared machine it would measure the neighbours.
 Where CI=true, a skipped test is a failed one: what was not run must not look like what passed.
 """
 
@@ -8,6 +9,10 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("meridian", deadline=None)
+settings.load_profile("meridian")
 
 
 @pytest.hookimpl(wrapper=True)

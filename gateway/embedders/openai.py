@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -144,7 +145,7 @@ class OpenAIEmbedder:
             raise UpstreamUnavailable(f"{self._name}: not started")
         try:
             async with self._session.post(
-                self._url, data=body, headers=self._headers, allow_redirects=False
+                self._url, data=io.BytesIO(body), headers=self._headers, allow_redirects=False
             ) as response:
                 limit = MAX_ANSWER_BYTES if response.status == 200 else ERROR_BODY_BYTES
                 return response.status, response.headers, await self._read(response, limit)

@@ -5,6 +5,7 @@ Retry-After asks; every call here may be repeated without harm.
 """
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
@@ -157,7 +158,8 @@ class GatewayClient:
                 async with self._session.request(
                     method,
                     self._base + path,
-                    data=body,
+                    # As a stream: aiohttp would otherwise copy a large body in one go.
+                    data=None if body is None else io.BytesIO(body),
                     params=params,
                     headers=headers or {"Content-Type": "application/json"},
                 ) as response:

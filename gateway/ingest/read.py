@@ -7,7 +7,7 @@ number. By these two, and by nothing else, ingestion later knows what it may rem
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from gateway.ingest.content import TITLE_FIELD
 from gateway.ingest.sources import Refusal, Source
 from gateway.policies.chunking import Section, chunk
 from regions.record_checks import BadRecord, check_id, check_metadata
-from regions.records import RESERVED_PREFIX, Metadata, MetadataValue
+from regions.records import RESERVED_PREFIX, Metadata
 from regions.runtime import strict_json
 
 FROM_FIELD: Final = "ingested_from"
@@ -69,7 +69,7 @@ def _rows(source: Source, text_field: str) -> Iterator[TextItem | Refusal]:
 
 def _row(source: Source, number: int, line: bytes, text_field: str) -> TextItem | Refusal:
     try:
-        fields = strict_json.decode(line, dict[str, MetadataValue | None])
+        fields = strict_json.decode(line, dict[str, Any])
     except strict_json.BadJson as error:
         return Refusal(source.name, number, f"no record: {error}")
     ids = [fields.pop(name) for name in ("_id", "id") if name in fields]
@@ -78,6 +78,11 @@ def _row(source: Source, number: int, line: bytes, text_field: str) -> TextItem 
         return Refusal(source.name, number, "has no id: a row needs an `id` or `_id`, text or whole number")
     if not isinstance(text, str) or not text.strip():
         return Refusal(source.name, number, f"has no text in the field {text_field!r}")
+    odd = [key for key, value in fields.items() if not _is_flat(value)]
+    if odd:
+        return Refusal(
+            source.name, number, f"the field {odd[0]!r} is no text, number, boolean or list of texts"
+        )
     # Pinecone has no null; a field without a value is a field that is not there.
     metadata: Metadata = {key: value for key, value in fields.items() if value is not None}
     taken = [key for key in metadata if key in (FROM_FIELD, PART_FIELD) or key.startswith(RESERVED_PREFIX)]
@@ -85,6 +90,12 @@ def _row(source: Source, number: int, line: bytes, text_field: str) -> TextItem 
         return Refusal(source.name, number, f"uses the reserved field {taken[0]!r}")
     metadata[FROM_FIELD] = source.name
     return _checked(TextItem(str(ids[0]), text, metadata, source, number, len(line)))
+
+
+def _is_flat(value: object) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(member, str) for member in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def _pieces(source: Source, text_field: str, count_tokens: CountTokens) -> Iterator[TextItem | Refusal]:

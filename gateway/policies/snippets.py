@@ -34,7 +34,7 @@ NOTHING_FOUND: Final = "No passage about this question was found."
 # A full stop, not after an initial or a common abbreviation, before what can begin a sentence.
 _SENTENCE_END: Final = re.compile(
     r"(?<![A-Z]\.)(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|vs|No|Co|Lt)\.)(?<!\b(?:Mrs|Inc|Ltd|etc|Gen|Rev|Col)\.)"
-    r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])"
+    r"(?<=[.!?])([\"'”’)\]]*)\s+(?=[\"'“‘(\[]?[A-Z0-9])"
 )
 _REFERENCE: Final = re.compile(r"\s?\[\d{1,4}\]")
 _NUMBER: Final = re.compile(
@@ -129,7 +129,7 @@ def split_sentences(text: str) -> list[str]:
     A text's own reference marks, such as [3], are left out: they would read as citations of ours.
     """
     pieces: list[str] = []
-    for sentence in _SENTENCE_END.split(_REFERENCE.sub("", text)):
+    for sentence in _SENTENCE_END.sub("\\1\0", _REFERENCE.sub("", text)).split("\0"):
         words = sentence.split()
         starts = range(0, len(words), MAX_SENTENCE_WORDS)
         pieces += [" ".join(words[start : start + MAX_SENTENCE_WORDS]) for start in starts]

@@ -1,0 +1,109 @@
+"""The embedded model: the right vectors, off the loop, questions first, bounded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.embedders.local import LOOK_AHEAD, Config, LocalEmbedder, choose_batch
+from gateway.errors import BadRequest, Overloaded, UpstreamTimeout, UpstreamUnavailable
+
+PASSAGE = "The Suez Canal connects the Mediterranean Sea to the Red Sea through the Isthmus of Suez. " * 6
+
+
+@pytest.fixture
+async def embedder() -> AsyncIterator[LocalEmbedder]:
+    made = LocalEmbedder(Config(max_waiting_passages=40, max_waiting_queries=40), "test")
+    await made.start()
+    yield made
+    await made.close()
+
+
+async def test_vectors_have_unit_length_and_mean_what_the_model_means(embedder: LocalEmbedder) -> None:
+    texts = ["a cat sleeps on the sofa", "a kitten naps on the couch", "interest rates rose in March"]
+    embedded = await embedder.embed(texts, kind="passage", timeout_s=30)
+    assert embedded.vectors.shape == (3, embedder.dimension)
+    assert embedded.vectors.dtype == np.float32
+    assert np.linalg.norm(embedded.vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    near, far = embedded.vectors[0] @ embedded.vectors[1], embedded.vectors[0] @ embedded.vectors[2]
+    assert near > 0.5 > far
+    assert embedded.tokens == 8 + 9 + 7
+
+
+async def test_a_text_has_the_same_vector_alone_and_in_any_batch(embedder: LocalEmbedder) -> None:
+    texts = ["short", PASSAGE, "a text of middling length about canals", "short", PASSAGE[:200]]
+    together = await embedder.embed(texts, kind="passage", timeout_s=30)
+    for row, text in enumerate(texts):
+        alone = await embedder.embed([text], kind="query", timeout_s=30)
+        assert alone.vectors[0] @ together.vectors[row] > 0.9999
+
+
+async def test_what_lies_beyond_the_window_is_not_read(embedder: LocalEmbedder) -> None:
+    embedded = await embedder.embed([PASSAGE * 10], kind="passage", timeout_s=30)
+    assert embedded.tokens == 256
+
+
+async def test_a_question_overtakes_waiting_passages(embedder: LocalEmbedder) -> None:
+    finished: list[str] = []
+
+    async def embed(name: str, texts: list[str], kind: str) -> None:
+        await embedder.embed(texts, kind="query" if kind == "query" else "passage", timeout_s=60)
+        finished.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(embed("passages", [PASSAGE] * 30, "passage"))
+        await asyncio.sleep(0)
+        tasks.create_task(embed("question", ["which sea"], "query"))
+    assert finished == ["question", "passages"]
+
+
+async def test_a_full_queue_pushes_back_on_passages_but_not_on_questions(embedder: LocalEmbedder) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(embedder.embed([PASSAGE] * 60, kind="passage", timeout_s=60))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as shed:
+            await embedder.embed([PASSAGE], kind="passage", timeout_s=60)
+        assert shed.value.retry_after_s is not None
+        assert shed.value.retry_after_s > 0
+        await embedder.embed(["which sea"], kind="query", timeout_s=60)
+
+
+async def test_a_caller_out_of_time_leaves_the_queue(embedder: LocalEmbedder) -> None:
+    with pytest.raises(UpstreamTimeout):
+        await embedder.embed([PASSAGE] * 60, kind="passage", timeout_s=0.01)
+    # Its texts are gone: the queue takes more at once.
+    await embedder.embed(["a passage"], kind="passage", timeout_s=30)
+
+
+@pytest.mark.parametrize("texts", [[], ["fine", ""]])
+async def test_nothing_to_embed_is_the_callers_mistake(embedder: LocalEmbedder, texts: list[str]) -> None:
+    with pytest.raises(BadRequest):
+        await embedder.embed(texts, kind="query", timeout_s=30)
+
+
+async def test_closing_fails_what_waits_and_what_comes_later() -> None:
+    embedder = LocalEmbedder(Config(), "test")
+    await embedder.start()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(_failure(embedder))
+        await asyncio.sleep(0)
+        tasks.create_task(embedder.close())
+    assert isinstance(waiting.result(), UpstreamUnavailable)
+    with pytest.raises(UpstreamUnavailable):
+        await embedder.embed(["late"], kind="query", timeout_s=1)
+
+
+async def _failure(embedder: LocalEmbedder) -> UpstreamUnavailable:
+    with pytest.raises(UpstreamUnavailable) as failed:
+        await embedder.embed([PASSAGE] * 60, kind="passage", timeout_s=60)
+    return failed.value
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=LOOK_AHEAD), st.integers(256, 2048))
+def test_a_batch_holds_the_oldest_text_and_fits_its_budget(lengths: list[int], budget: int) -> None:
+    chosen = choose_batch(lengths, budget)
+    assert 0 in chosen
+    assert max(min(256, lengths[at] // 4 + 2) for at in chosen) * len(chosen) <= budget
