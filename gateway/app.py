@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -42,6 +42,9 @@ from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
 
 Resolve = Callable[[SecretRef], str]
+
+MAX_LINE_BYTES: Final = 1 << 20
+"""Pinecone's fetch puts up to 1,000 ids of 512 characters into its URL; the server's default is 8 KB."""
 
 
 async def run_gateway(
@@ -241,7 +244,13 @@ def upstream_name(alias: str, number: int) -> str:
 @asynccontextmanager
 async def _serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
     """Serve an application on a socket. A caller that leaves cancels its handler, and all behind it."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=1.0,
+        max_line_size=MAX_LINE_BYTES,
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, sock, backlog=1024).start()

@@ -275,6 +275,13 @@ def encode_namespace(info: NamespaceInfo, name: str) -> bytes:
     return msgspec.json.encode(_namespace(info, name))
 
 
+def encode_created_namespace(name: str, change: CreateNamespace) -> bytes:
+    """The answer to a create, told from what was asked: a read just after it need not see it yet."""
+    fields = (change.schema or {}).get("fields")
+    indexed = list(fields) if isinstance(fields, dict) else None
+    return msgspec.json.encode(_namespace(NamespaceInfo("", 0, None, change.schema, indexed), name))
+
+
 def encode_namespaces(
     named: Iterable[tuple[str, NamespaceInfo]], token: str | None, total_count: int | None
 ) -> bytes:

@@ -122,6 +122,13 @@ async def test_fetch_gives_whole_records_and_leaves_out_unknown_ids(place: Place
     assert found.namespace == place.namespace
 
 
+async def test_fetch_takes_a_thousand_ids_in_its_url(place: Place) -> None:
+    names = [f"{'x' * 40}-{n}" for n in range(1000)]  # with more, the SDK itself refuses the URL
+    await place.index.upsert(vectors=[(names[-1], axis(0))], namespace=place.namespace)
+    found = await place.index.fetch(ids=names, namespace=place.namespace)
+    assert set(found.vectors) == {names[-1]}
+
+
 async def test_fetch_by_metadata_goes_page_by_page(place: Place) -> None:
     await fill(place, 5)
     seen: list[str] = []
@@ -198,7 +205,8 @@ async def test_a_namespace_is_made_described_listed_and_dropped(place: Place) ->
     made = await place.index.create_namespace(
         name=place.namespace, schema={"fields": {"n": {"filterable": True}}}
     )
-    assert made.name == place.namespace
+    assert (made.name, made.record_count) == (place.namespace, 0)
+    assert made.indexed_fields.fields == ["n"]
     await fill(place, 2)
     assert (await place.index.describe_namespace(name=place.namespace)).record_count == 2
     page = await place.index.list_namespaces_paginated(prefix=place.namespace, limit=1)
