@@ -62,9 +62,12 @@ class NearestRead:
 
     async def _first_answer(self, ctx: RequestContext, read: Read[T]) -> Served[T]:
         last: ReplicaUnavailable | None = None
-        for candidate in self._candidates(read):
+        candidates = self._candidates(read)
+        for place, candidate in enumerate(candidates):
+            # An even share of what is left, so that a silent replica leaves time for the others.
+            share_s = ctx.remaining_s() / (len(candidates) - place)
             try:
-                return Served(await read.ask(candidate.replica, ctx.remaining_s()), candidate.region)
+                return Served(await read.ask(candidate.replica, share_s), candidate.region)
             except ReplicaUnavailable as error:
                 ctx.note("replica_unavailable", region=candidate.region, error=str(error))
                 last = error

@@ -1,5 +1,6 @@
 """Which replica is asked, and what its failures mean to a caller: real replicas of scripted servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -28,6 +29,7 @@ from regions.replicas.pinecone import Config, build
 
 INDEX = IndexName("docs")
 NAMESPACE = NamespaceRef(INDEX, "tenant0000000001.a")
+SILENT = 0
 QUERY = nearest_read.query(NAMESPACE, Query(top_k=1, vector=[1.0]))
 
 
@@ -44,11 +46,16 @@ async def regions(**statuses: int) -> AsyncIterator[dict[IndexName, list[Candida
         for name, status in statuses.items():
 
             async def answer(_: web.Request, status: int = status) -> web.Response:
-                return web.json_response({"code": 3, "message": "as told"}, status=status)
+                if status == SILENT:
+                    await asyncio.Event().wait()
+                message = f"as told of {NAMESPACE.stored}"
+                return web.json_response({"code": 3, "message": message}, status=status)
 
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", answer)
-            server = await stack.enter_async_context(TestServer(app))
+            server = await stack.enter_async_context(
+                TestServer(app, handler_cancellation=True, shutdown_timeout=0.1)
+            )
             replica = build(
                 Config(url=str(server.make_url("/"))), index=INDEX, region=RegionId(name), resolve=str
             )
@@ -75,6 +82,19 @@ async def test_a_preferred_region_is_asked_first_and_is_no_condition() -> None:
         near = nearest_read.Read(INDEX, QUERY.ask, prefer=RegionId("near"))
         assert (await NearestRead(replicas)(context(), near)).region == "near"
         assert (await NearestRead(replicas)(context(), far)).region == "here"
+
+
+async def test_a_silent_replica_leaves_time_for_the_others() -> None:
+    async with regions(here=SILENT, near=200) as replicas:
+        served = await NearestRead(replicas)(context(left_s=0.4), QUERY)
+    assert served.region == "near"
+
+
+async def test_a_refusal_names_namespaces_as_the_tenant_does() -> None:
+    async with regions(here=404) as replicas:
+        with pytest.raises(NotFound) as caught:
+            await NearestRead(replicas)(context(), QUERY)
+    assert caught.value.message == "as told of a"
 
 
 async def test_no_replica_left_is_said_without_naming_what_stands_behind() -> None:
