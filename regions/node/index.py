@@ -323,10 +323,13 @@ class NamespaceIndex:
             return False
         return len(self._ids) - self.graph_count >= MIN_TAIL
 
-    def maintain(self) -> None:
-        """One step: compact when too much is dead, else extend the graph by `STEP` slots."""
+    def maintain(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """One step: compact when too much is dead, else extend the graph by `STEP` slots.
+
+        A long step asks `is_wanted` now and then, and ends without effect when it is not any more.
+        """
         if self._is_decayed():
-            self._compact()
+            self._compact(is_wanted)
         elif self._has_long_tail():
             self._extend()
 
@@ -341,7 +344,7 @@ class NamespaceIndex:
                 return
         graph.add(chunk)
 
-    def _compact(self) -> None:
+    def _compact(self, is_wanted: Callable[[], bool]) -> None:
         """Leave the dead behind: build the graph of the living aside, then swap all parts together."""
         with self.lock:
             seen = len(self._ids)
@@ -352,6 +355,8 @@ class NamespaceIndex:
         if graph is not None and len(keep) >= dense.MIN_GRAPH:
             rebuilt = Graph(matrix.dimension, matrix.metric, half=graph.is_half)
             for start in range(0, len(keep), STEP):
+                if not is_wanted():
+                    return
                 rebuilt.add(rows[keep[start : start + STEP]])
         with self.lock:
             if self.data != data:

@@ -168,7 +168,7 @@ class LoadedNamespaces:
         """One step, then the others in line have their turn."""
         try:
             if not self._is_closing:
-                entry.index.maintain()
+                entry.index.maintain(lambda: not self._is_closing)
         except Exception:
             _log.exception("namespace maintenance failed", records=entry.index.record_count)
             raise  # and it stays scheduled: searches go on without, maintenance is not tried again
