@@ -2,10 +2,10 @@
 
 Pure. A sentence counts by how well its passage matched, how much of the question it covers together
 with its passage's title (weighted by rarity), whether it holds the kind of thing asked for, and its
-passage's rank. The best become excerpts of about 100 words in all, cited as [n]; neighbours within a
+passage's rank. The best become excerpts of about 90 words in all, cited as [n]; neighbours within a
 passage are joined, repeats are left out.
 
-On the bundled questions an accepted answer stands in .93 of these texts (mean 97 words); the title's
+On the bundled questions an accepted answer stands in .93 of these texts (mean 93 words); the title's
 part is worth .03, and a bound in words instead of three sentences .05.
 """
 
@@ -22,6 +22,7 @@ MAX_WORDS: Final = 110
 MIN_SENTENCES: Final = 2  # also when the best one is long
 FROM_PASSAGES: Final = 5
 MAX_SENTENCE_WORDS: Final = 60
+WORTH: Final = 0.4  # of the best sentence's score: below it a sentence only fills space
 SAME: Final = 0.8  # share of common stems beyond which two sentences say the same
 
 PASSAGE_WEIGHT: Final = 0.6
@@ -82,10 +83,12 @@ def compose_snippets(question: str, passages: Sequence[Passage], encoder: Sparse
 
 
 def _choose(best_first: Sequence[_Sentence]) -> list[_Sentence]:
-    """The best sentences that say different things, up to the first that would exceed `MAX_WORDS`."""
+    """The best sentences that say different things, up to the first that is not worth it or too long."""
     chosen: list[_Sentence] = []
     room = MAX_WORDS
     for sentence in best_first:
+        if sentence.score < WORTH * best_first[0].score:
+            break
         if any(_is_same(sentence.stems, other.stems) for other in chosen):
             continue
         room -= sentence.text.count(" ") + 1

@@ -58,6 +58,11 @@ def test_the_same_sentence_twice_is_said_once(encoder: SparseEncoder) -> None:
     assert text.count("Georges Bizet") == 1
 
 
+def test_a_passage_about_something_else_does_not_fill_the_rest(encoder: SparseEncoder) -> None:
+    text = compose_snippets("who wrote the music of the opera carmen", [CARMEN, MILK], encoder)
+    assert "[2]" not in text
+
+
 def test_references_of_the_text_do_not_pass_for_citations(encoder: SparseEncoder) -> None:
     text = compose_snippets(
         "carmen", [Passage(1, "a", "Carmen is an opera.[7] It is French [12].", 0.5)], encoder
