@@ -2,5 +2,5 @@
 
 `plan` says what a region on loopback consists of, `keys` keeps its secrets, `llm` chooses its model,
 `region` runs its processes, `demo` fills it and asks. `answers` and `indexes` speak to a running
-gateway or index with the official SDKs, as a tenant would.
+gateway or index, as anybody outside would.
 """

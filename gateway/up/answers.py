@@ -1,15 +1,20 @@
-"""Ask a running gateway as a tenant does: with the official OpenAI SDK."""
+"""Ask a running gateway as a tenant does, over its OpenAI dialect.
+
+Why not the official SDK: it takes two seconds to import, more than the answer; `tests/compat/` drives the
+gateway with it.
+"""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.up.problems import CommandFailed
+from gateway.wire import sse
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    import aiohttp
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,77 +61,89 @@ class _Heard:
     text: list[str] = field(default_factory=list)
     annotations: list[Mapping[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    usage: Any = None
+    usage: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    is_finished: bool = False
     first_at: float | None = None
 
 
 async def ask(asked: Asked, on_text: Callable[[str], None]) -> Answer:
     """The whole answer; `on_text` is handed each piece as it comes.
 
-    Raises: CommandFailed: nobody answers there, the key is not known, or the gateway refused.
+    Raises: CommandFailed: nobody answers there, the key is not known, the gateway refused or broke off.
     """
-    import openai
+    import aiohttp
 
-    client = openai.AsyncOpenAI(
-        base_url=f"{asked.gateway.rstrip('/')}/v1", api_key=asked.api_key, max_retries=0
-    )
+    url = f"{asked.gateway.rstrip('/')}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {asked.api_key}"}
+    timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=120)
+    heard, begun = _Heard(), asyncio.get_running_loop().time()
     try:
-        async with client:
-            return await _ask(client, asked, on_text)
-    except openai.APIConnectionError as error:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.post(url, json=_body(asked)) as response,
+        ):
+            if response.status != 200:
+                raise _refusal(response.status, await response.read())
+            if asked.stream:
+                await _hear_stream(response.content, heard, on_text)
+            else:
+                _hear(await response.json(), "message", heard, on_text)
+            return _answer(heard, response.headers, begun)
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise CommandFailed(
-            f"nobody answers at {asked.gateway}: {error.__cause__ or error}",
+            f"no answer from {asked.gateway}: {str(error) or 'it took too long'}",
             "start a gateway with `meridian up`, or name another with --gateway",
         ) from error
-    except openai.AuthenticationError as error:
-        raise CommandFailed(
-            f"the gateway refused the key: {_said(error)}", "give one with --api-key"
-        ) from error
-    except openai.APIError as error:
-        raise CommandFailed(f"the gateway refused: {_said(error)}") from error
 
 
-def _said(error: Any) -> str:
-    body = error.body
-    return str(body.get("message") if isinstance(body, Mapping) else error.message)
-
-
-async def _ask(client: "AsyncOpenAI", asked: Asked, on_text: Callable[[str], None]) -> Answer:
-    from openai.types.chat import ChatCompletion
-
+def _body(asked: Asked) -> dict[str, Any]:
     rag = {key: value for key, value in (("index", asked.index), ("namespace", asked.namespace)) if value}
-    heard, begun = _Heard(), asyncio.get_running_loop().time()
-    raw = await client.chat.completions.with_raw_response.create(
-        model=asked.model,
-        messages=[{"role": "user", "content": asked.question}],
-        stream=asked.stream,
-        extra_body={"rag": rag} if rag else None,
-    )
-    parsed = raw.parse()
-    if isinstance(parsed, ChatCompletion):
-        _hear_whole(parsed, heard, on_text)
-    else:
-        async for chunk in parsed:
-            _hear_chunk(chunk, heard, on_text)
-    return _answer(heard, raw.headers, begun)
+    body = {
+        "model": asked.model,
+        "messages": [{"role": "user", "content": asked.question}],
+        "stream": asked.stream,
+    }
+    return {**body, "rag": rag} if rag else body
 
 
-def _hear_chunk(chunk: "ChatCompletionChunk", heard: _Heard, on_text: Callable[[str], None]) -> None:
-    heard.model = chunk.model or heard.model
-    heard.usage = chunk.usage or heard.usage
-    heard.facts.update((chunk.model_extra or {}).get("meridian") or {})
-    for choice in chunk.choices:
-        heard.annotations += (choice.delta.model_extra or {}).get("annotations") or []
-        _hear_text(choice.delta.content, heard, on_text)
+def _refusal(status: int, body: bytes) -> CommandFailed:
+    try:
+        said = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        said = f"status {status}, and no reason that could be read"
+    advice = "give a key with --api-key, or set MERIDIAN_API_KEY" if status == 401 else ""
+    return CommandFailed(f"the gateway refused: {said}", advice)
 
 
-def _hear_whole(whole: "ChatCompletion", heard: _Heard, on_text: Callable[[str], None]) -> None:
-    heard.model, heard.usage = whole.model, whole.usage
-    heard.facts.update((whole.model_extra or {}).get("meridian") or {})
-    message = whole.choices[0].message
-    heard.annotations += [annotation.model_dump() for annotation in message.annotations or []]
-    _hear_text(message.content, heard, on_text)
+async def _hear_stream(
+    content: "aiohttp.StreamReader", heard: _Heard, on_text: Callable[[str], None]
+) -> None:
+    """Raises: CommandFailed: the stream ended in an error, or before its end."""
+    splitter = sse.SseSplitter()
+    async for piece in content.iter_any():
+        for event in splitter.feed(piece):
+            data = sse.data_of(event)
+            if data == b"[DONE]":
+                heard.is_finished = True
+            elif data is not None:
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise CommandFailed(f"the answer broke off: {chunk['error'].get('message')}")
+                _hear(chunk, "delta", heard, on_text)
+    if not heard.is_finished:
+        raise CommandFailed("the answer broke off before its end", "ask again")
+
+
+def _hear(body: Mapping[str, Any], part: str, heard: _Heard, on_text: Callable[[str], None]) -> None:
+    """Take in a whole answer (`part` is "message") or a chunk of one ("delta")."""
+    heard.model = body.get("model") or heard.model
+    heard.usage.update(body.get("usage") or {})
+    heard.facts.update(body.get("meridian") or {})
+    for choice in body.get("choices", ()):
+        said = choice.get(part) or {}
+        heard.annotations += said.get("annotations") or []
+        _hear_text(said.get("content"), heard, on_text)
 
 
 def _hear_text(text: str | None, heard: _Heard, on_text: Callable[[str], None]) -> None:
@@ -149,8 +166,8 @@ def _answer(heard: _Heard, headers: Mapping[str, str], begun: float) -> Answer:
         region=facts.get("region") or headers.get("x-meridian-region"),
         replica=facts.get("replica") or headers.get("x-meridian-replica"),
         ttft_ms=ttft_ms,
-        input_tokens=getattr(usage, "prompt_tokens", None) or _count(facts, "input_tokens"),
-        output_tokens=getattr(usage, "completion_tokens", None) or _count(facts, "output_tokens"),
+        input_tokens=usage.get("prompt_tokens", _count(facts, "input_tokens")),
+        output_tokens=usage.get("completion_tokens", _count(facts, "output_tokens")),
         cost_usd=None if cost is None else float(cost),
         degraded=_reason(degraded),
     )

@@ -1,7 +1,6 @@
 """One region on loopback: a node, a gateway, perhaps a model; then the demo; then until it is stopped."""
 
 import asyncio
-import importlib
 import shutil
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -93,9 +92,7 @@ async def _run(
     await processes.start(_gateway(region, env))
     if llm.is_local:
         await processes.start(_llm(region, env))
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(asyncio.to_thread(importlib.import_module, "openai"))
-        await _ready(region, llm, processes, report)
+    await _ready(region, llm, processes, report)
     from gateway.up.demo import Demo
 
     demo = Demo(region, key, processes, report)
@@ -124,7 +121,6 @@ async def _ready(region: Plan, llm: Llm, processes: Processes, report: Report) -
 def _write_files(region: Plan, llm: Llm) -> str:
     """Make the demo's secrets unless they are there, and write the configuration; gives the demo's key."""
     from gateway.tenants import digest_key  # pydantic takes its time: the node starts meanwhile
-
 
     key = keys.kept(region.home / keys.DEMO_KEY, keys.new_key())
     pepper = keys.kept(region.home / keys.PEPPER, keys.new_key())

@@ -26,7 +26,7 @@ class Report:
 
     def line(self, text: str = "") -> None:
         """A line as it is."""
-        self._console.print(escape(text))
+        self._console.print(text, markup=False)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -45,7 +45,7 @@ class Report:
 
     def text(self, piece: str) -> None:
         """A piece of a streamed answer, at once."""
-        self._console.print(escape(piece), end="", soft_wrap=True)
+        self._console.print(piece, end="", markup=False)
         self._console.file.flush()
 
     def sources(self, answer: Answer) -> None:
@@ -53,7 +53,7 @@ class Report:
         self._console.print()
         for number, source in enumerate(answer.sources, 1):
             self._console.print(f"  [{number}] {source.title}  {source.url}", markup=False)
-        self._console.print(f"  [dim]{escape(' · '.join(receipt(answer)))}[/]")
+        self._console.print("  " + " · ".join(receipt(answer)), style="dim", markup=False)
 
     def memory(self, resident: Mapping[str, int]) -> None:
         parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in resident.items())
