@@ -24,9 +24,9 @@ Slots = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 LINKS: Final = 16
-EF_CONSTRUCTION: Final = 100
-EF_SEARCH: Final = 256
-"""Recall@10 on clustered data is .98 with 128 candidates and above .99 with 256 (bench/results/node.md)."""
+EF_CONSTRUCTION: Final = 128
+EF_SEARCH: Final = 320
+"""On clustered data recall@10 is .98 with 128 candidates, .99 with 256 (bench/results/node.md)."""
 
 MIN_GRAPH: Final = 10_000
 """Below this many records an exact scan takes about as long as the graph: 2 ms at 384 dimensions."""
