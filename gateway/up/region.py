@@ -1,6 +1,7 @@
 """One region on loopback: a node, a gateway, perhaps a model; then the demo; then until it is stopped."""
 
 import asyncio
+import importlib
 import shutil
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ async def _run(
     await processes.start(_gateway(region, env))
     if llm.is_local:
         await processes.start(_llm(region, env))
-    await _ready(region, llm, processes, report)
+    async with asyncio.TaskGroup() as tasks:
+        for module in ("pinecone", "gateway.up.demo"):
+            tasks.create_task(asyncio.to_thread(importlib.import_module, module))
+        await _ready(region, llm, processes, report)
     from gateway.up.demo import Demo
 
     demo = Demo(region, key, processes, report)
