@@ -7,6 +7,7 @@ RegionsError
   ReplicaError         a vector index could not do what was asked
     ReplicaUnavailable   not reached, timed out, or overloaded: another replica may do
     ReplicaRejected      it understood and refused: no replica will do
+    ReplicaAhead         the namespace is past the position that a change was to have
   LogError             a change log could not do what was asked
     LogUnavailable       not reached; what was asked was certainly not done
     AppendUnknown        an append may or may not be stored
@@ -15,12 +16,16 @@ RegionsError
     LogRecreated         the stream is another one than the reader's cursor is of
     LogCorrupt           an entry whose checksum or codec version is wrong
   Conflict             a compare-and-set lost against somebody else
+  LsnSuperseded        a position that its epoch never reached: it ended before
+  EpochAhead           a position of an epoch that is not known here, or not yet
 
 Foreign exceptions are translated once, in the adapter where they enter, with `from`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from regions.positions import Lsn
 
 
 class RegionsError(Exception):
@@ -69,11 +74,14 @@ class ReplicaError(RegionsError):
 
 
 class ReplicaUnavailable(ReplicaError):
-    """Not reached, timed out, overloaded: another replica may do."""
+    """Not reached, timed out, overloaded: another replica may do.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    With `may_land` a change that was sent may still take effect, later; without, it certainly will not.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, may_land: bool = True) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.may_land = retry_after_s, may_land
 
 
 class ReplicaRejected(ReplicaError):
@@ -82,6 +90,14 @@ class ReplicaRejected(ReplicaError):
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+class ReplicaAhead(ReplicaError):
+    """The change is older than what the namespace has, and was not applied; `position` is the namespace's."""
+
+    def __init__(self, position: Lsn) -> None:
+        super().__init__(f"the namespace is at position {position} already")
+        self.position = position
 
 
 class LogError(RegionsError):
@@ -120,3 +136,11 @@ class LogCorrupt(LogError):
 
 class Conflict(RegionsError):
     """A compare-and-set lost: the register had changed."""
+
+
+class LsnSuperseded(RegionsError):
+    """The epoch of the position ended before it: what stood there is no part of the history."""
+
+
+class EpochAhead(RegionsError):
+    """The epoch of the position is later than any that is known here."""
