@@ -43,15 +43,16 @@ lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashe
 	@$(COMPILE) --no-deps requirements/local-llm.in -o requirements/local-llm.txt
 
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --no-annotate \
-	--python-version 3.11 --custom-compile-command "make lock"
+	--python-version 3.11
 
 # A stamp is newer than its lock file for as long as the packages are those of the lock.
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: install a newer one, or say make PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || \
-		{ echo "cannot make a virtual environment: Debian keeps it in the package python3-venv"; exit 2; }
+	@begin=$$(date +%s); $(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot make a virtual environment: Debian keeps it in the package python3-venv"; exit 2; }; \
+	echo "virtual environment: $$(( $$(date +%s) - begin )) s"
 
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
 	@$(call install,requirements/runtime.txt)
@@ -69,5 +70,5 @@ begin=$$(date +%s); \
 echo "Installing the packages of $(1) into $(VENV) …"; \
 $(PIP) install --progress-bar off --require-hashes -r $(1) && \
 $(PIP) install --quiet --no-deps --no-build-isolation -e . && \
-touch $@ && echo "environment: $$(( $$(date +%s) - begin )) s"
+touch $@ && echo "packages: $$(( $$(date +%s) - begin )) s"
 endef

@@ -23,7 +23,6 @@ HEAVY: Final = {
     "pinecone",
     "faiss",
     "numpy",
-    "pydantic_settings",
     "aiohttp",
     "rich.table",
 }
