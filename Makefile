@@ -34,7 +34,7 @@ retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
 	@$(BIN)/python -m gateway.quality.retrieval $(ARGS)
 
 kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is lost
-	@$(BIN)/python -m bench.kill_node $(ARGS)
+	@$(BIN)/python -m bench.node_kill $(ARGS)
 
 lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashes
 	@mkdir -p requirements
