@@ -1,6 +1,7 @@
 """What a new region does first: take in the bundled corpus, and answer a question as soon as it can."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -33,27 +34,28 @@ class Demo:
         self._processes, self._report = processes, report
 
     async def run(self, question: str, *, is_demo_only: bool) -> None:
-        """Ask once the first passages are in; go on taking in the rest, unless only the demo is wanted."""
+        """Ask once the first passages are in; take in the rest after that, unless only the demo is wanted.
+
+        Ingestion stands still while the question is answered: it would take both cores from a model that
+        runs here. It keeps no state, so standing still is being cancelled and started again.
+        """
         total = await asyncio.to_thread(count_lines, corpus_path())
         there = await asyncio.to_thread(self._count)
-        first, loop = asyncio.Event(), asyncio.get_running_loop()
-        begun = loop.time()
-        async with asyncio.TaskGroup() as tasks:
-            if there < total:
-                filling = tasks.create_task(self._ingest(total, first))
-                with self._report.phase(f"first {FIRST_PASSAGES} passages in"):
-                    await _either(first, filling)
-            else:
-                self._report.line(f"  the corpus is in: {there} passages")
-                filling = None
-            await self._ask(question)
-            if filling is not None and is_demo_only:
-                filling.cancel()
-            elif filling is not None:
-                await filling
-                self._report.phase_took(f"whole corpus in: {total} passages", loop.time() - begun)
-        if not is_demo_only:
-            self._how_to_go_on(question)
+        if there < min(FIRST_PASSAGES, total):
+            with self._report.phase(f"first {FIRST_PASSAGES} passages in"):
+                await self._ingest_first()
+        else:
+            self._report.line(f"  {there} of {total} passages are in")
+        await self._ask(question)
+        if is_demo_only:
+            return
+        if there < total:
+            begun = asyncio.get_running_loop().time()
+            with self._report.progress("taking in the corpus", total) as moved:
+                await self._ingest(lambda tally: moved(tally.records))
+            took = asyncio.get_running_loop().time() - begun
+            self._report.phase_took(f"whole corpus in: {total} passages", took)
+        self._how_to_go_on(question)
 
     def _count(self) -> int:
         """Passages that the demo's namespace holds already."""
@@ -65,24 +67,28 @@ class Demo:
         there = namespaces.get(plan.NAMESPACE)
         return there.vector_count if there else 0
 
-    async def _ingest(self, total: int, first: asyncio.Event) -> None:
-        """Take in the corpus; what an earlier start took in costs a comparison only."""
+    async def _ingest_first(self) -> None:
+        """Take in the corpus until enough of it is there to answer from."""
+        enough = asyncio.Event()
+
+        def heard(tally: Tally) -> None:
+            if tally.records >= FIRST_PASSAGES:
+                enough.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            filling = tasks.create_task(self._ingest(heard))
+            await _either(enough, filling)
+            filling.cancel()
+
+    async def _ingest(self, heard: Callable[[Tally], None]) -> None:
+        """Take in the corpus; what is there already costs a comparison only."""
         options = IngestOptions([corpus_path()], in_flight=IN_FLIGHT, batch_records=BATCH)
         url = self._region.gateway_url
-        with self._report.progress("taking in the corpus", total) as moved:
-
-            def heard(tally: Tally) -> None:
-                moved(tally.records)
-                if tally.records >= FIRST_PASSAGES:
-                    first.set()
-
-            try:
-                async with GatewayClient(
-                    url, self._key, index=plan.INDEX, namespace=plan.NAMESPACE
-                ) as client:
-                    tally = await run_ingest(client, options, heard)
-            except GatewayFailed as error:
-                raise CommandFailed(f"the corpus was not taken in: {error}") from error
+        try:
+            async with GatewayClient(url, self._key, index=plan.INDEX, namespace=plan.NAMESPACE) as client:
+                tally = await run_ingest(client, options, heard)
+        except GatewayFailed as error:
+            raise CommandFailed(f"the corpus was not taken in: {error}") from error
         for refusal in tally.refused:
             self._report.line(f"  refused: {refusal}")
 

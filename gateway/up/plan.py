@@ -89,6 +89,8 @@ def gateway_config(plan: Plan, llm: Llm) -> dict[str, Any]:
         "models": {MODEL: {"upstreams": [dict(upstream) for upstream in llm.upstreams]}},
         "log": {"format": "json"},
     }
+    if llm.is_local:  # it reads some hundred tokens a second, and loses its way among many passages
+        config["rag"] = {"top_k": 2, "answer_tokens": 128}
     if llm.cards:
         config["catalogue"] = {name: dict(card) for name, card in llm.cards.items()}
     return config
