@@ -27,8 +27,8 @@ from regions.node.sparse import Postings
 from regions.record_checks import VectorShape
 from regions.records import Metadata
 
-STEP: Final = 128
-"""Vectors that enter a graph at a time: a search waits for one step at most, about 30 ms."""
+STEP: Final = 32
+"""Vectors that enter a graph at a time: a search of it waits for one step at most, about 20 ms."""
 
 MIN_TAIL: Final = 512
 """Slots beside the graph that are scanned rather than added."""
@@ -268,6 +268,7 @@ class NamespaceIndex:
         graph = view.graph
         if (
             graph is None
+            or 2 * graph.count < view.count  # a young graph saves less than waiting for it costs
             or wanted >= view.allowed_count
             or dense.is_exact_cheaper(view.allowed_count, view.count, wanted)
         ):
