@@ -24,10 +24,10 @@ class Retention(BaseModel):
         7 * 86_400.0, gt=0, description="Older entries go, unless a reader's lease keeps them."
     )
     soft_bytes: int = Field(
-        4_000_000_000, gt=0, description="Beyond this the oldest entries of a shard go, leases permitting."
+        3_000_000_000, gt=0, description="Beyond this the oldest entries of a shard go, leases permitting."
     )
     hard_bytes: int = Field(
-        5_000_000_000,
+        4_000_000_000,
         gt=0,
         description="Beyond this a shard takes no more; trimming then goes past leases down to soft_bytes.",
     )

@@ -3,18 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from regions.logs.base import Entry, Log
+from regions.logs.jetstream import Config as JetStreamLogConfig
+from regions.logs.jetstream import JetStreamLog
 from regions.logs.memory import MemoryLog
 from regions.names import RegionId
 from regions.registers.base import Registers
+from regions.registers.jetstream import Config as JetStreamRegistersConfig
+from regions.registers.jetstream import JetStreamRegisters
 from regions.registers.memory import MemoryRegisters
 from regions.retention import Retention
+from regions.runtime.nats_session import Connector
 
 US: Final = RegionId("us-east")
 SHARDS: Final = 2
 PATIENCE_S: Final = 10.0
+SMALL: Final = Retention(soft_bytes=40_000_000, hard_bytes=50_000_000)
+"""A server reserves what its streams may take; this leaves room for many tests."""
 
 
 class LogRig(Protocol):
@@ -56,6 +63,64 @@ class MemoryRig:
 
     async def pass_time(self, seconds: float) -> None:
         self.now_s += seconds
+
+
+def open_registers(url: str, bucket: str) -> JetStreamRegisters:
+    return JetStreamRegisters(JetStreamRegistersConfig(urls=[url], bucket=bucket), region=US, token=None)
+
+
+@asynccontextmanager
+async def open_log(url: str, prefix: str, retention: Retention) -> AsyncIterator[JetStreamLog]:
+    """A log with registers of its own connection, started and closed."""
+    registers = open_registers(url, prefix)
+    config = JetStreamLogConfig(urls=[url], prefix=prefix, shards=SHARDS, retention=retention)
+    log = JetStreamLog(config, region=US, registers=registers, token=None)
+    await log.start()
+    try:
+        yield log
+    finally:
+        await log.close()
+        await registers.close()
+
+
+class JetStreamRig:
+    """Streams of their own on a real server; `connector` is the operator who breaks them."""
+
+    def __init__(self, log: Log, url: str, prefix: str, connector: Connector) -> None:
+        self.log, self._url, self._prefix, self._connector = log, url, prefix, connector
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, prefix: str) -> AsyncIterator[Self]:
+        connector = Connector([url], name="operator", domain=US)
+        async with open_log(url, prefix, SMALL) as log:
+            yield cls(log, url, prefix, connector)
+        await connector.close()
+
+    @asynccontextmanager
+    async def client(self, retention: Retention) -> AsyncIterator[Log]:
+        async with open_log(self._url, self._prefix, retention) as log:
+            yield log
+
+    async def recreate(self, shard: int) -> None:
+        """Delete the stream; a client that connects makes it anew."""
+        await self._api(f"STREAM.DELETE.{self._prefix}-changes-{shard}")
+        async with open_log(self._url, self._prefix, SMALL):
+            pass
+
+    async def purge_before(self, shard: int, first: int) -> None:
+        await self._api(f"STREAM.PURGE.{self._prefix}-changes-{shard}", {"seq": first})
+
+    async def pass_time(self, seconds: float) -> None:
+        """Until the server's clock is that much later."""
+        begin_s = (await self.log.state(0, timeout_s=PATIENCE_S)).now_s
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.log.state(0, timeout_s=PATIENCE_S)).now_s < begin_s + seconds:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # the clock is another process's
+
+    async def _api(self, call: str, body: dict[str, Any] | None = None) -> None:
+        session = await self._connector.session(PATIENCE_S)
+        await session.api(call, body, timeout_s=PATIENCE_S)
 
 
 async def take(log: Log, shard: int, after: int, count: int, incarnation: str | None = None) -> list[Entry]:

@@ -4,8 +4,9 @@ A new kind adds its line to `RIGS`; a kind without one fails the first test.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -18,11 +19,21 @@ from regions.positions import Epoch, make_lsn, sequence_of
 from regions.records import Record
 from regions.retention import Retention
 from regions.runtime import plugins
-from tests.contracts.rigs import SHARDS, LogRig, MemoryRig, take
+from tests.contracts.nats_process import NatsProcess
+from tests.contracts.rigs import SHARDS, SMALL, JetStreamRig, LogRig, MemoryRig, take
 
 T = 10.0
 DOCS, NEWS = IndexName("docs"), IndexName("news")
-KEEP_ALL = Retention()
+KEEP_ALL = SMALL
+
+
+@pytest.fixture(scope="module")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the module: each test has streams of its own."""
+    server = NatsProcess(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server.url
+    server.kill()
 
 
 @asynccontextmanager
@@ -30,8 +41,15 @@ async def memory_rig(_: pytest.FixtureRequest) -> AsyncIterator[LogRig]:
     yield MemoryRig()
 
 
+@asynccontextmanager
+async def jetstream_rig(request: pytest.FixtureRequest) -> AsyncIterator[LogRig]:
+    async with JetStreamRig.open(request.getfixturevalue("nats_url"), uuid4().hex) as rig:
+        yield rig
+
+
 RIGS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[LogRig]]] = {
-    "memory": memory_rig
+    "memory": memory_rig,
+    "jetstream": jetstream_rig,
 }
 
 
@@ -273,7 +291,7 @@ async def test_what_is_older_than_the_retention_is_trimmed_and_the_epoch_stays_o
     old = await append(rig.log, fence, *"abc")
     await rig.pass_time(1.0)
     young = await append(rig.log, fence, *"de")
-    async with rig.client(Retention(age_s=0.9)) as trimmer:
+    async with rig.client(SMALL.model_copy(update={"age_s": 0.9})) as trimmer:
         assert (await trimmer.trim())[0] == young[0]
     assert (await rig.log.state(0, timeout_s=T)).first == young[0]
     assert [e.sequence for e in await take(rig.log, 0, old[-1], 2)] == young
@@ -285,7 +303,7 @@ async def test_all_may_be_trimmed_and_the_sequence_goes_on(rig: LogRig) -> None:
     fence = await rig.log.open_epoch(DOCS, Epoch(1), timeout_s=T)
     last = (await append(rig.log, fence, *"abc"))[-1]
     await rig.pass_time(0.2)
-    async with rig.client(Retention(age_s=0.1)) as trimmer:
+    async with rig.client(SMALL.model_copy(update={"age_s": 0.1})) as trimmer:
         assert (await trimmer.trim())[0] == last + 1
     state = await rig.log.state(0, timeout_s=T)
     assert (state.first, state.last) == (last + 1, last)
@@ -297,7 +315,7 @@ async def test_a_lease_keeps_what_its_reader_has_not_read(rig: LogRig) -> None:
     fence = await rig.log.open_epoch(DOCS, Epoch(1), timeout_s=T)
     sequences = await append(rig.log, fence, *"abcdef")
     await rig.pass_time(0.2)
-    async with rig.client(Retention(age_s=0.1)) as trimmer:
+    async with rig.client(SMALL.model_copy(update={"age_s": 0.1})) as trimmer:
         await rig.log.hold("eu-west", [sequences[1], 0], lease_s=60)
         await rig.log.hold("ap-southeast", [sequences[4], 0], lease_s=60)
         assert list(await trimmer.trim()) == [sequences[2], await origin(rig.log, 1)]
@@ -312,19 +330,19 @@ async def test_a_lease_that_ran_out_keeps_nothing(rig: LogRig) -> None:
     sequences = await append(rig.log, fence, *"ab")
     await rig.log.hold("eu-west", [0, 0], lease_s=0.2)
     await rig.pass_time(0.3)
-    async with rig.client(Retention(age_s=0.1)) as trimmer:
+    async with rig.client(SMALL.model_copy(update={"age_s": 0.1})) as trimmer:
         assert (await trimmer.trim())[0] == sequences[-1] + 1
 
 
 async def test_the_limit_of_bytes_goes_before_leases(rig: LogRig) -> None:
     fence = await rig.log.open_epoch(DOCS, Epoch(1), timeout_s=T)
-    keep = Retention(soft_bytes=30_000, hard_bytes=100_000)
+    keep = Retention(soft_bytes=300_000, hard_bytes=1_000_000)
     begin = await origin(rig.log)
     await rig.log.hold("eu-west", [begin, 0], lease_s=60)
     async with rig.client(keep) as trimmer:
-        await append(rig.log, fence, *("x" * 1_000 for _ in range(60)))
+        await append(rig.log, fence, *("x" * 10_000 for _ in range(60)))
         assert (await trimmer.trim())[0] == begin + 1
-        await append(rig.log, fence, *("y" * 1_000 for _ in range(32)))
+        await append(rig.log, fence, *("y" * 10_000 for _ in range(32)))
         first = (await trimmer.trim())[0]
     state = await rig.log.state(0, timeout_s=T)
     assert 10 <= state.last - first < 32

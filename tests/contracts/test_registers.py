@@ -4,8 +4,9 @@ A new kind adds its line to `MAKERS`; a kind without one fails the first test.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -14,9 +15,19 @@ from regions.errors import Conflict
 from regions.registers.base import Registers
 from regions.registers.memory import MemoryRegisters
 from regions.runtime import plugins
-from tests.contracts.rigs import watched
+from tests.contracts.nats_process import NatsProcess
+from tests.contracts.rigs import open_registers, watched
 
 T = 10.0
+
+
+@pytest.fixture(scope="module")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the module: each test has a bucket of its own."""
+    server = NatsProcess(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server.url
+    server.kill()
 
 
 @asynccontextmanager
@@ -24,8 +35,14 @@ async def in_memory(_: pytest.FixtureRequest) -> AsyncIterator[Registers]:
     yield MemoryRegisters()
 
 
+@asynccontextmanager
+async def in_jetstream(request: pytest.FixtureRequest) -> AsyncIterator[Registers]:
+    yield open_registers(request.getfixturevalue("nats_url"), uuid4().hex)
+
+
 MAKERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Registers]]] = {
-    "memory": in_memory
+    "memory": in_memory,
+    "jetstream": in_jetstream,
 }
 
 
