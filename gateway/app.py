@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from gateway import embedders, pipelines, providers
+from gateway import connect, embedders, pipelines, providers
 from gateway.config import GatewayConfig
 from gateway.data import word_rates
 from gateway.edge import operators
@@ -30,16 +30,18 @@ from gateway.providers.base import ChatProvider
 from gateway.routes import Route, Routes, Upstream
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.ingest_text import IngestText
-from gateway.stages.nearest_read import Candidate, NearestRead
+from gateway.stages.nearest_read import Candidate
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenants, TenantsFile, check_tenants
 from gateway.wire.page_tokens import PageTokens, page_key
 from regions import replicas
+from regions.live import Live
 from regions.names import IndexName, RegionId
 from regions.replicas.base import Replica
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
+from regions.status import summary
 
 Resolve = Callable[[SecretRef], str]
 
@@ -80,6 +82,7 @@ class Gateway:
     openai: OpenAIFace
     pinecone: PineconeFace
     config: GatewayConfig
+    live: Live | None = None
     is_serving: bool = False
 
     def application(self) -> web.Application:
@@ -102,6 +105,7 @@ class Gateway:
                 name: [replica.region for replica in index.replicas]
                 for name, index in self.config.indexes.items()
             },
+            **({} if self.live is None else summary(self.live.topology, asyncio.get_running_loop().time())),
         }
 
 
@@ -123,10 +127,12 @@ async def _build(
     if upstreams:
         await asyncio.to_thread(tokens.warm)
 
-    read = NearestRead(candidates)
-    write = pipelines.write(candidates)
+    live = await connect.live(config, candidates, resolve, log, stack)
+    read, write = pipelines.reads_and_writes(candidates, config.regions, live)
     search = SearchText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, rag=config.rag)
-    ingest = IngestText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write)
+    ingest = IngestText(
+        indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write, latest=write.latest
+    )
     routes = _build_routes(config)
     chat = pipelines.chat(
         search=search,
@@ -162,6 +168,7 @@ async def _build(
             page_tokens=PageTokens(page_key(pepper)),
         ),
         config=config,
+        live=live,
     )
 
 

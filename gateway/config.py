@@ -84,7 +84,17 @@ class IndexConfig(Section):
     embedder: str = Field(description="Name of the embedder that reads this index's text.")
     text_field: str = Field("text", description="The field of a text record that is embedded.")
     sparse: bool = Field(True, description="Write BM25-style sparse vectors beside the dense ones.")
+    home: str | None = Field(
+        None,
+        description="The region whose log takes its writes at first; promotions move it. [first replica's]",
+    )
     replicas: list[ReplicaConfig] = Field(min_length=1, description="One copy a region; the nearest serves.")
+
+
+EXAMPLE_PLACES: Final = {
+    region: {"log": {"kind": "jetstream", "url": f"nats://127.0.0.1:{port}"}}
+    for region, port in (("us-east", 4221), ("eu-west", 4222), ("ap-southeast", 4223))
+}
 
 
 class UpstreamConfig(PluginSection):
@@ -109,6 +119,49 @@ class RagConfig(Section):
         description="Dense against sparse: 1 is dense alone, which collapses off-domain.",
     )
     answer_tokens: int = Field(1024, ge=1, description="Room left for the answer when passages are packed.")
+
+
+class ReadsConfig(Section):
+    max_staleness_s: float = Field(
+        90, gt=0, description="Older replicas are not read, unless a request accepts more or less."
+    )
+    wait_s: float = Field(
+        1.0, ge=0, description="How long a read waits for a replica to become fresh enough for it."
+    )
+    attempt_s: float = Field(
+        2.0, gt=0, description="A replica that is silent for so long is given up while there is another."
+    )
+
+
+class WritesConfig(Section):
+    append_s: float = Field(
+        5.0, gt=0, description="How long the home's log may take; then the write's outcome is unknown."
+    )
+    move_s: float = Field(
+        3.0, ge=0, description="How long a write waits while its index is on its way to another home."
+    )
+
+
+class RegionConfig(Section):
+    log: PluginSection = Field(description="The region's change log.")
+    registers: PluginSection | None = Field(
+        None, description="The region's registers; by default on the log's own server, with its keys."
+    )
+
+    def registers_section(self) -> PluginSection:
+        """What the registers are built from."""
+        return self.registers or self.log
+
+
+class RegionsConfig(Section):
+    places: dict[str, RegionConfig] = Field(
+        min_length=1, examples=[EXAMPLE_PLACES], description="Every region's log, by region."
+    )
+    clock_skew_ms: float = Field(
+        50, ge=0, description="How far the clocks of log servers may be from what is measured of them."
+    )
+    reads: ReadsConfig = ReadsConfig()
+    writes: WritesConfig = WritesConfig()
 
 
 class LogConfig(Section):
@@ -148,6 +201,11 @@ class GatewayConfig(Section):
     )
     embedders: dict[str, PluginSection] = Field(
         default_factory=dict, examples=[{"minilm": {"kind": "local"}}], description="By name."
+    )
+    regions: RegionsConfig | None = Field(
+        None,
+        examples=[{"places": EXAMPLE_PLACES}],
+        description="Logs and registers of all regions; without them writes go straight to one index.",
     )
     models: dict[str, ModelConfig] = Field(
         default_factory=dict, examples=[EXAMPLE_MODELS], description="By the alias tenants use."

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gateway.errors import DeadlineExceeded
 from gateway.tenants import Tenant
+from regions.positions import NO_LSN, Lsn
 
 MAX_NOTES: Final = 64
 
@@ -42,7 +43,11 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Frozen facts of one request. Times are those of `clock`, in seconds, and `deadline_s` is absolute."""
+    """Frozen facts of one request. Times are those of `clock`, in seconds, and `deadline_s` is absolute.
+
+    `floor` and `max_staleness_s` are what the caller's reads accept (None: the gateway's default), `ack` is
+    what its writes wait for: "", "applied", or "region=…".
+    """
 
     request_id: str
     tenant: Tenant
@@ -51,6 +56,9 @@ class RequestContext:
     deadline_s: float
     clock: Callable[[], float]
     trail: Trail = field(default_factory=Trail)
+    floor: Lsn = NO_LSN
+    max_staleness_s: float | None = None
+    ack: str = ""
 
     def elapsed_s(self) -> float:
         return self.clock() - self.started_s

@@ -7,6 +7,7 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   Forbidden                    client: a grant is missing
   NotFound                     client: names something that does not exist, for this tenant
   Conflict                     client: the thing is in another state than the call needs
+    Superseded                   client: a position that its epoch never reached
   BodyTooLarge                 client: more bytes than the limit
   Unsupported                  client: a call we do not serve, said plainly
     MethodNotAllowed             client: the path exists, not for this method
@@ -17,6 +18,9 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   UpstreamRejected             upstream answered "no" to this very request
   UpstreamProtocolError        upstream: an answer that is not in its dialect
   RetrievalUnavailable         upstream: no replica of the index answered
+    ReplicaBehind                upstream: none of them is as fresh as asked
+  HomeUnavailable              upstream: the home's log takes no writes; nothing was written
+  WriteOutcomeUnknown          upstream: the home's log may have taken the write, or not
   AnswerUnavailable            upstream: every path failed and the caller does not take excerpts
   DeadlineExceeded             gateway: the request's own deadline passed
 
@@ -94,6 +98,12 @@ class Conflict(GatewayError):
 
     fault = Fault.CLIENT
     code = "conflict"
+
+
+class Superseded(Conflict):
+    """The floor lies beyond the end of its epoch: what stood there was lost with an old home."""
+
+    code = "lsn_superseded"
 
 
 class BodyTooLarge(GatewayError):
@@ -182,6 +192,30 @@ class RetrievalUnavailable(GatewayError):
     fault = Fault.UPSTREAM
     retryable = True
     code = "retrieval_unavailable"
+
+
+class ReplicaBehind(RetrievalUnavailable):
+    """No replica that can be asked has what the caller's floor or staleness bound wants."""
+
+    code = "replica_behind"
+
+
+class HomeUnavailable(GatewayError):
+    """The log of the index's home region takes no writes now; this one was certainly not taken."""
+
+    fault = Fault.UPSTREAM
+    retryable = True
+    code = "home_unavailable"
+
+
+class WriteOutcomeUnknown(GatewayError):
+    """The home's log was asked, and its answer is lost: the write may be there, or may yet be.
+
+    Not for us to try again: a repeated write would undo what others wrote in between.
+    """
+
+    fault = Fault.UPSTREAM
+    code = "write_outcome_unknown"
 
 
 class AnswerUnavailable(GatewayError):

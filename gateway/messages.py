@@ -8,9 +8,12 @@ as it came.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+from regions.names import RegionId
+from regions.positions import Lsn
 
 
 class RagMode(StrEnum):
@@ -153,6 +156,39 @@ class Degraded:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a read was answered: the replica's region and the position it showed.
+
+    `staleness_s` is how old it may have been (None: not judged); `is_stale` says that this was more than
+    the caller accepts, and that the tenant takes it all the same.
+    """
+
+    region: RegionId
+    lsn: Lsn | None = None
+    staleness_s: float | None = None
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A change that was taken: its position.
+
+    `matched` counts what a filter matched, as of `counted_at` when that was not the change itself (None: it
+    is not known). `acked` says how far the change has come: "applied", "region=…", or "durable" when the
+    caller waited for more in vain (None: not waited for).
+    """
+
+    lsn: Lsn | None
+    matched: int | None = None
+    counted_at: Lsn | None = None
+    acked: str | None = None
+
+
+STALE: Final = Degraded("stale", "no_fresh_replica")
+"""Of an answer from a `Source` that is stale."""
+
+
 @dataclass(slots=True)
 class AnswerFacts:
     """What is known about an answer beside its events; filled by the stages as they learn it.
@@ -167,6 +203,11 @@ class AnswerFacts:
     degraded: Degraded | None = None
     usage: Usage | None = None
     cost_usd: float = 0.0
-    replica: str | None = None
+    source: Source | None = None
     passages: Sequence[Passage] = ()
     annotations: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def replica(self) -> str | None:
+        """The region whose replica gave the passages."""
+        return None if self.source is None else self.source.region

@@ -5,11 +5,12 @@ The order is the design. Stages that arrive later have their place marked by the
 
 from collections.abc import Mapping, Sequence
 
-from gateway.config import IndexConfig, RagConfig
+from gateway.config import IndexConfig, RagConfig, RegionsConfig
 from gateway.embedders.base import Embedded, Embedder
 from gateway.messages import ChatRequest, EmbedRequest
 from gateway.providers.base import ChatProvider
 from gateway.routes import Routes
+from gateway.stages.append_write import AppendWrite
 from gateway.stages.apply_write import ApplyWrite
 from gateway.stages.attempt import Attempt
 from gateway.stages.base import ChatHandler, Handler, Stage, compose
@@ -17,13 +18,17 @@ from gateway.stages.check_model import CheckModel
 from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.embed import Embed
-from gateway.stages.nearest_read import Candidate
+from gateway.stages.fresh_read import FreshRead
+from gateway.stages.nearest_read import Candidate, NearestRead
 from gateway.stages.pack import Pack
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
-from regions.changes import Write
+from regions.fences import Fences
+from regions.live import Live
 from regions.names import IndexName
-from regions.replicas.base import Applied
+
+Reads = NearestRead | FreshRead
+Writes = ApplyWrite | AppendWrite
 
 
 def chat(
@@ -55,9 +60,16 @@ def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:
     return Embed(embedders)
 
 
-def write(replicas: Mapping[IndexName, Sequence[Candidate]]) -> Handler[Write, Applied]:
-    """A change in, its position out. Every mutation of the product, of either dialect, passes here.
+def reads_and_writes(
+    replicas: Mapping[IndexName, Sequence[Candidate]], regions: RegionsConfig | None, live: Live | None
+) -> tuple[Reads, Writes]:
+    """Where every read and every change of the product ends, of either dialect.
 
-    The change log takes the place of the last stage once there is one.
+    With regions: the nearest replica that is fresh enough, and the log of the index's home. Without: the
+    first configured replica, for both.
     """
-    return ApplyWrite(replicas)
+    if regions is None or live is None:
+        return NearestRead(replicas), ApplyWrite(replicas)
+    read = FreshRead(replicas, live, regions.reads)
+    fences = Fences(live.logs, lambda: live.topology)
+    return read, AppendWrite(live, fences, read, regions.writes)

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-STAGES: Final = ("embed", "retrieve", "pack", "llm_first_token", "llm_total")
+STAGES: Final = ("embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
 
 # Bucket bounds in seconds, after the OpenTelemetry GenAI conventions.
 DURATION_S: Final = tuple(0.01 * 2**n for n in range(14))

@@ -56,6 +56,9 @@ class TenantDefaults(BaseModel):
     retrieval_down: Degrade = Field(
         Degrade.NEVER, description="never: 503 when retrieval is down; allow: an ungrounded answer, marked."
     )
+    serve_stale: bool = Field(
+        False, description="Read from a replica beyond the bound, marked, when no fresh one can be had."
+    )
     top_k: int | None = Field(None, ge=1, le=100, description="Passages retrieved; the gateway's by default.")
 
 

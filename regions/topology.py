@@ -143,6 +143,15 @@ class Marked(Protocol):
     def queryable(self) -> int: ...
     @property
     def parked(self) -> str: ...
+    @property
+    def is_readable(self) -> bool: ...
+
+
+class Gated(Protocol):
+    """An epoch that waits for the one before (`regions.replicator.watermarks.Gate`)."""
+
+    @property
+    def epoch(self) -> int: ...
 
 
 class Followed(Protocol):
@@ -157,11 +166,10 @@ class Followed(Protocol):
     @property
     def behind(self) -> Mapping[str, Marked]: ...
     @property
-    def gates(self) -> Mapping[str, object]: ...
+    def gates(self) -> Mapping[str, Gated]: ...
     @property
     def epochs(self) -> Mapping[str, int]: ...
     def mark(self, namespace: NamespaceRef) -> Marked: ...
-    def is_readable(self, namespace: NamespaceRef) -> bool: ...
     def applied_s(self, namespace: NamespaceRef) -> float: ...
     def queryable_s(self, namespace: NamespaceRef) -> float: ...
 
@@ -222,7 +230,7 @@ class Topology:
         if told is None or why:
             return Standing(region, why)
         mark, log_now_s = told.mark(namespace), self._log_now_s(home, now_s)
-        if not told.is_readable(namespace):
+        if not mark.is_readable:
             why = f"parked: {mark.parked}" if mark.parked else "being copied"
         return Standing(
             region,
@@ -278,6 +286,8 @@ def _why_not(told: Followed | None, home: Home) -> str:
         return "nothing is known of it"
     if told.is_resyncing:
         return "resyncing"
-    if home.index in told.gates or told.epochs.get(home.index, 0) < home.epoch:
+    # A later epoch's gate stands there while a promotion drains: what is before it may still be read.
+    gate = told.gates.get(home.index)
+    if (gate is not None and gate.epoch <= home.epoch) or told.epochs.get(home.index, 0) < home.epoch:
         return f"it has not come to epoch {home.epoch}"
     return ""

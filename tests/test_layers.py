@@ -18,13 +18,21 @@ LAYERS: Final = {
         ("cli",),
         ("up", "quality"),
         ("app",),
-        ("edge", "pipelines"),
+        ("edge", "pipelines", "connect"),
         ("stages",),
         ("config", "ingest"),
         ("providers", "embedders", "caches", "limiters"),
         ("policies", "wire"),
     ),
-    "regions": (("node", "replicator"), ("logs", "replicas"), ("registers",)),
+    "regions": (
+        ("node", "promotion", "verify"),
+        ("live",),
+        ("replicator",),
+        ("fences",),
+        ("logs", "replicas"),
+        ("homes",),
+        ("registers",),
+    ),
 }
 """What is not named lies lowest: the values that everything speaks in."""
 
@@ -39,6 +47,9 @@ PURE: Final = (
         "regions.pinecone_api",
         "regions.record_checks",
         "regions.errors",
+        "regions.topology",
+        "regions.selection",
+        "regions.status",
     ),
 )
 IMPURE: Final = {"asyncio", "aiohttp", "time", "random", "os", "logging"}

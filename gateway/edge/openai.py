@@ -205,8 +205,8 @@ def settle(request: ChatRequest, tenant: Tenant) -> ChatRequest:
 def fact_headers(facts: AnswerFacts) -> dict[str, str]:
     """What is known of an answer when its first content has come."""
     headers = {"x-meridian-model": facts.model, "x-meridian-cache": "off"}
-    if facts.replica is not None:
-        headers["x-meridian-replica"] = facts.replica
+    if facts.source is not None:
+        headers |= render.source_headers(facts.source)
     if facts.degraded is not None:
         headers["x-meridian-degraded"] = f"{facts.degraded.kind}; reason={facts.degraded.reason}"
     return headers

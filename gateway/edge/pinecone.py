@@ -19,6 +19,7 @@ from gateway.edge import render
 from gateway.edge.server import Handler as HttpHandler
 from gateway.edge.server import context_of, read_body
 from gateway.errors import BadRequest, GatewayError, NotFound, Unsupported
+from gateway.messages import Source, Written
 from gateway.stages import nearest_read
 from gateway.stages.base import Handler
 from gateway.stages.ingest_text import Ingested, TextBatch
@@ -32,7 +33,7 @@ from regions.changes import DropNamespace, Write
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn
 from regions.record_checks import BadRecord, VectorShape, check_query
-from regions.replicas.base import Applied, NamespacePage
+from regions.replicas.base import NamespacePage
 
 T = TypeVar("T")
 _Route = tuple[str, str, Callable[["_Call"], Awaitable[web.Response]]]
@@ -47,7 +48,7 @@ class PineconePipelines:
     """What the dialect's calls end in."""
 
     read: Callable[[RequestContext, Read[Any]], Awaitable[Served[Any]]]
-    write: Handler[Write, Applied]
+    write: Handler[Write, Written]
     ingest: Handler[TextBatch, Ingested]
     search: SearchText
 
@@ -112,9 +113,9 @@ class PineconeFace:
 
     # --- Mutations: all through one write handler --------------------------------------------
 
-    async def _write(self, call: "_Call", write: Write) -> tuple[Applied, dict[str, str]]:
-        applied = await self._pipelines.write(call.ctx, write)
-        return applied, _lsn_headers(applied.lsn, api.REQUEST_LSN_HEADER)
+    async def _write(self, call: "_Call", write: Write) -> tuple[Written, dict[str, str]]:
+        written = await self._pipelines.write(call.ctx, write)
+        return written, _write_headers(written)
 
     async def _upsert(self, call: "_Call") -> web.Response:
         body, shape = await call.body(), call.shape
@@ -132,9 +133,9 @@ class PineconeFace:
             served = await self._pipelines.read(
                 call.ctx, nearest_read.count_matching(namespace, change.filter)
             )
-            return _json(wire.encode_updated(served.value), _read_headers(served.region, None))
-        applied, headers = await self._write(call, Write(namespace, change))
-        return _json(wire.encode_updated(applied.matched), headers)
+            return _json(wire.encode_updated(served.value), _read_headers(served.source))
+        written, headers = await self._write(call, Write(namespace, change))
+        return _json(wire.encode_updated(written.matched), headers)
 
     async def _delete(self, call: "_Call") -> web.Response:
         name, change = wire.decode_delete(await call.body())
@@ -157,13 +158,13 @@ class PineconeFace:
         namespace = call.namespace(query.namespace)
         served = await self._pipelines.read(call.ctx, nearest_read.query(namespace, query))
         body = wire.encode_matches(served.value, query.namespace, call.config.text_field)
-        return _json(body, _read_headers(served.region, served.value.lsn))
+        return _json(body, _read_headers(served.source))
 
     async def _fetch(self, call: "_Call") -> web.Response:
         name, ids = wire.decode_fetch(call.params())
         served = await self._pipelines.read(call.ctx, nearest_read.fetch(call.namespace(name), ids))
         body = wire.encode_fetched(served.value, name, call.config.text_field)
-        return _json(body, _read_headers(served.region, served.value.lsn))
+        return _json(body, _read_headers(served.source))
 
     async def _fetch_by_metadata(self, call: "_Call") -> web.Response:
         request, limit = wire.decode_fetch_by_metadata(await call.body())
@@ -176,7 +177,7 @@ class PineconeFace:
         served = await self._pipelines.read(call.ctx, read)
         token = self._sealed(scope, served.value.next_token, served.region)
         body = wire.encode_fetched_page(served.value, request.namespace, call.config.text_field, token)
-        return _json(body, _read_headers(served.region, served.value.lsn))
+        return _json(body, _read_headers(served.source))
 
     async def _list(self, call: "_Call") -> web.Response:
         name, asked = wire.decode_list(call.params())
@@ -188,7 +189,7 @@ class PineconeFace:
         )
         served = await self._pipelines.read(call.ctx, read)
         token = self._sealed(scope, served.value.next_token, served.region)
-        return _json(wire.encode_ids(served.value, name, token), _read_headers(served.region, None))
+        return _json(wire.encode_ids(served.value, name, token), _read_headers(served.source))
 
     async def _list_namespaces(self, call: "_Call") -> web.Response:
         asked = wire.decode_list_namespaces(call.params())
@@ -200,12 +201,12 @@ class PineconeFace:
         # An index that does not know the prefix counts everybody's: then nothing is said.
         total = served.value.total_count if len(own) == len(served.value.namespaces) else None
         body = wire.encode_namespaces(own, token, total)
-        return _json(body, _read_headers(served.region, None))
+        return _json(body, _read_headers(served.source))
 
     async def _describe_namespace(self, call: "_Call") -> web.Response:
         served = await self._pipelines.read(call.ctx, nearest_read.describe_namespace(call.path_namespace()))
         body = wire.encode_namespace(served.value, call.request.match_info["namespace"])
-        return _json(body, _read_headers(served.region, None))
+        return _json(body, _read_headers(served.source))
 
     async def _stats(self, call: "_Call") -> web.Response:
         """The tenant's own namespaces, counted page by page: the index's totals are everybody's."""
@@ -219,7 +220,7 @@ class PineconeFace:
                 break
             page = _Position(served.value.next_token, served.region)
         body = wire.encode_stats(counts, call.config.dimension, call.config.metric)
-        return _json(body, _read_headers(served.region, None))
+        return _json(body, _read_headers(served.source))
 
     async def _namespaces(
         self, call: "_Call", prefix: str, limit: int, page: "_Position"
@@ -238,7 +239,7 @@ class PineconeFace:
     async def _upsert_records(self, call: "_Call") -> web.Response:
         batch = records.decode_records(await call.body(), call.config.text_field)
         done = await self._pipelines.ingest(call.ctx, TextBatch(call.path_namespace(), batch))
-        headers = _lsn_headers(done.lsn, api.REQUEST_LSN_HEADER)
+        headers = _write_headers(done.written) if done.written else {}
         headers["x-meridian-unchanged"] = str(done.unchanged)
         return web.Response(status=201, headers=headers)
 
@@ -254,7 +255,7 @@ class PineconeFace:
                 filter_=request.query.filter,
             )
             matches, units, tokens = found.matches, found.read_units, found.tokens
-            headers = _read_headers(found.replica, found.lsn)
+            headers = _read_headers(found.source)
         else:
             query = request.vector_query()
             try:
@@ -263,7 +264,7 @@ class PineconeFace:
                 raise BadRequest(str(error), param="query") from error
             served = await self._pipelines.read(call.ctx, nearest_read.query(namespace, query))
             matches, units = served.value.matches, served.value.read_units
-            headers = _read_headers(served.region, served.value.lsn)
+            headers = _read_headers(served.source)
         body = records.encode_hits(
             matches, call.config.text_field, request.fields, read_units=units, tokens=tokens
         )
@@ -384,8 +385,17 @@ def _json(body: bytes, headers: dict[str, str], status: int = 200) -> web.Respon
     return web.Response(status=status, body=body, headers=headers, content_type="application/json")
 
 
-def _read_headers(region: RegionId, lsn: Lsn | None) -> dict[str, str]:
-    return {"x-meridian-replica": region, **_lsn_headers(lsn, api.INDEXED_LSN_HEADER)}
+def _read_headers(source: Source) -> dict[str, str]:
+    return {**render.source_headers(source), **_lsn_headers(source.lsn, api.INDEXED_LSN_HEADER)}
+
+
+def _write_headers(written: Written) -> dict[str, str]:
+    headers = _lsn_headers(written.lsn, api.REQUEST_LSN_HEADER)
+    if written.acked is not None:
+        headers["x-meridian-acked"] = written.acked
+    if written.counted_at is not None:
+        headers["x-meridian-counted-lsn"] = str(written.counted_at)
+    return headers
 
 
 def _lsn_headers(lsn: Lsn | None, pinecone_header: str) -> dict[str, str]:

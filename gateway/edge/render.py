@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway import errors
 from gateway.errors import GatewayError, UpstreamRejected
+from gateway.messages import STALE, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.Forbidden: Shape(403, "permission_error", 7),
     errors.NotFound: Shape(404, "invalid_request_error", 5),
     errors.Conflict: Shape(409, "invalid_request_error", 6),
+    errors.Superseded: Shape(409, "invalid_request_error", 9),
     errors.BodyTooLarge: Shape(413, "invalid_request_error", 8),
     errors.Unsupported: Shape(501, "invalid_request_error", 12),
     errors.MethodNotAllowed: Shape(405, "invalid_request_error", 12),
@@ -42,6 +44,9 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.UpstreamRejected: Shape(502, "server_error", 13),
     errors.UpstreamProtocolError: Shape(502, "server_error", 13),
     errors.RetrievalUnavailable: Shape(503, "server_error", 14),
+    errors.ReplicaBehind: Shape(503, "server_error", 14),
+    errors.HomeUnavailable: Shape(503, "server_error", 14),
+    errors.WriteOutcomeUnknown: Shape(504, "server_error", 2),
     errors.AnswerUnavailable: Shape(503, "server_error", 14),
     errors.DeadlineExceeded: Shape(504, "server_error", 4),
 }
@@ -104,6 +109,18 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
+    return headers
+
+
+def source_headers(source: Source) -> dict[str, str]:
+    """What both dialects say of a read: whose replica, at which position, how old at most."""
+    headers = {"x-meridian-replica": str(source.region)}
+    if source.lsn is not None:
+        headers["x-meridian-lsn"] = str(source.lsn)
+    if source.staleness_s is not None:
+        headers["x-meridian-staleness-ms"] = str(math.ceil(source.staleness_s * 1000))
+    if source.is_stale:
+        headers["x-meridian-degraded"] = f"{STALE.kind}; reason={STALE.reason}"
     return headers
 
 

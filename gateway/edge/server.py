@@ -28,6 +28,7 @@ from gateway.errors import (
 from gateway.observe import Observer
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenant, Tenants
+from regions.positions import NO_LSN, Lsn, parse_lsn
 
 CONTEXT: Final = web.RequestKey("context", RequestContext)
 STARTED: Final = web.RequestKey("started", bool)
@@ -37,6 +38,7 @@ FAILURE: Final = web.RequestKey("failure", BaseException)
 BACKSTOP_S: Final = 2.0
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
+_STALENESS_S: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -112,6 +114,9 @@ class Edge:
             started_s=now_s,
             deadline_s=now_s + self._allowed_s(request),
             clock=self._clock,
+            floor=_floor(request),
+            max_staleness_s=_max_staleness_s(request),
+            ack=_ack(request),
         )
 
     def _authenticate(self, request: web.Request) -> Tenant:
@@ -154,6 +159,31 @@ class Edge:
         except TimeoutError:
             return False
         return True
+
+
+def _floor(request: web.Request) -> Lsn:
+    """The position that the caller's reads must hold, which it took from the header of a write."""
+    asked = request.headers.get("x-meridian-min-lsn")
+    try:
+        return NO_LSN if asked is None else parse_lsn(asked)
+    except ValueError as error:
+        raise BadRequest(f"x-meridian-min-lsn: {error}") from None
+
+
+def _max_staleness_s(request: web.Request) -> float | None:
+    asked = request.headers.get("x-meridian-max-staleness-s")
+    if asked is None:
+        return None
+    if not _STALENESS_S.fullmatch(asked) or float(asked) == 0:
+        raise BadRequest("x-meridian-max-staleness-s: expected seconds above 0 and below 1000000")
+    return float(asked)
+
+
+def _ack(request: web.Request) -> str:
+    asked = request.headers.get("x-meridian-ack", "")
+    if asked not in ("", "durable", "applied") and not asked.startswith("region="):
+        raise BadRequest("x-meridian-ack: expected durable, applied, or region= and a region")
+    return "" if asked == "durable" else asked
 
 
 def dialect_of(path: str) -> str:

@@ -1,19 +1,20 @@
 """ApplyWrite: the one handler that every mutation of the product passes through.
 
-The end of the write pipeline: `Write` in, `Applied` out. It applies the change to the index's first
-configured replica, its home. Once a change log stands behind the gateway, an append takes this place
-and nothing before it changes.
+The end of the write pipeline of a gateway that is configured without `regions`: one index, one gateway
+in front of it, no log. It applies the change to the index's first configured replica. With `regions`,
+`append_write` takes this place and nothing before it changes.
 """
 
 from collections.abc import Mapping, Sequence
 
 from gateway.context import RequestContext
 from gateway.errors import UpstreamUnavailable
+from gateway.messages import Written
 from gateway.stages.nearest_read import Candidate, refusal
 from regions.changes import Write
 from regions.errors import ReplicaRejected, ReplicaUnavailable
-from regions.names import IndexName
-from regions.replicas.base import Applied
+from regions.names import IndexName, NamespaceRef
+from regions.positions import NO_LSN, Lsn
 
 
 class ApplyWrite:
@@ -22,13 +23,18 @@ class ApplyWrite:
     def __init__(self, replicas: Mapping[IndexName, Sequence[Candidate]]) -> None:
         self._homes = {index: candidates[0] for index, candidates in replicas.items() if candidates}
 
-    async def __call__(self, ctx: RequestContext, write: Write) -> Applied:
+    async def latest(self, ctx: RequestContext, namespace: NamespaceRef) -> Lsn:
+        """Nothing to wait for: one index takes the writes and answers the reads."""
+        return NO_LSN
+
+    async def __call__(self, ctx: RequestContext, write: Write) -> Written:
         """Raises: UpstreamUnavailable: the home did not answer, so the outcome may be unknown; every
         change may be sent again. BadRequest, NotFound, Conflict: refused.
         """
         home = self._homes[write.namespace.index]
         try:
-            return await home.replica.apply(write.namespace, write.change, timeout_s=ctx.remaining_s())
+            applied = await home.replica.apply(write.namespace, write.change, timeout_s=ctx.remaining_s())
+            return Written(applied.lsn, applied.matched)
         except ReplicaRejected as error:
             raise refusal(ctx, error) from error
         except ReplicaUnavailable as error:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from gateway.config import IndexConfig
 from gateway.context import RequestContext
 from gateway.embedders.base import Embedder
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, ReplicaBehind
 from gateway.ingest.content import content_hash, passage_text
+from gateway.messages import Written
 from gateway.policies.sparse import SparseEncoder
 from gateway.stages import nearest_read
 from gateway.stages.base import Handler
@@ -23,8 +24,9 @@ from regions.names import NamespaceRef
 from regions.positions import Lsn
 from regions.record_checks import BadRecord, check_metadata
 from regions.records import META_EMBEDDING, META_HASH, META_TEXT, Metadata, Record
-from regions.replicas.base import Applied, Fetched
+from regions.replicas.base import Fetched
 
+LatestHandler = Callable[[RequestContext, NamespaceRef], Awaitable[Lsn]]
 FetchHandler = Callable[[RequestContext, Read[Fetched]], Awaitable[Served[Fetched]]]
 
 
@@ -38,11 +40,11 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """How many records were written and how many were there already; `lsn` of the write, if there was one."""
+    """How many records were written, and how, and how many were there already."""
 
-    written: int
+    count: int
     unchanged: int
-    lsn: Lsn | None
+    written: Written | None
     tokens: int
 
 
@@ -56,22 +58,22 @@ class IngestText:
         embedders: Mapping[str, Embedder],
         sparse: SparseEncoder,
         read: FetchHandler,
-        write: Handler[Write, Applied],
+        write: Handler[Write, Written],
+        latest: LatestHandler,
     ) -> None:
         self._indexes, self._embedders, self._sparse = indexes, embedders, sparse
-        self._read, self._write = read, write
+        self._read, self._write, self._latest = read, write, latest
 
     async def __call__(self, ctx: RequestContext, batch: TextBatch) -> Ingested:
         """Raises: BadRequest: metadata over the limit. Whatever embedder, read and write raise."""
         index = self._indexes[batch.namespace.index]
         embedder = self._embedders[index.embedder]
         wanted = {record.id: _stored_metadata(record, embedder.version) for record in batch.records}
-        served = await self._read(ctx, nearest_read.fetch(batch.namespace, list(wanted)))
-        there = {id_: record.metadata for id_, record in served.value.records.items()}
+        there, lsn = await self._there(ctx, batch.namespace, list(wanted))
         fresh = [record for record in batch.records if there.get(record.id) != wanted[record.id]]
         unchanged = len(batch.records) - len(fresh)
         if not fresh:
-            return Ingested(0, unchanged, served.value.lsn, 0)
+            return Ingested(0, unchanged, Written(lsn), 0)
 
         started_s = ctx.clock()
         texts = [passage_text(record.text, record.metadata) for record in fresh]
@@ -81,8 +83,23 @@ class IngestText:
             self._record(index, record.id, text, vector.tolist(), wanted[record.id])
             for record, text, vector in zip(fresh, texts, embedded.vectors, strict=True)
         ]
-        applied = await self._write(ctx, Write(batch.namespace, Upsert(records)))
-        return Ingested(len(fresh), unchanged, applied.lsn, embedded.tokens)
+        written = await self._write(ctx, Write(batch.namespace, Upsert(records)))
+        return Ingested(len(fresh), unchanged, written, embedded.tokens)
+
+    async def _there(
+        self, ctx: RequestContext, namespace: NamespaceRef, ids: Sequence[str]
+    ) -> tuple[dict[str, Metadata | None], Lsn | None]:
+        """The metadata of those records as of every acknowledged write, and its position.
+
+        A replica that is behind may show what was overwritten since; when none has caught up in time,
+        nothing is taken to be there, and everything is written.
+        """
+        read = nearest_read.fetch(namespace, ids, floor=await self._latest(ctx, namespace))
+        try:
+            served = await self._read(ctx, read)
+        except ReplicaBehind:
+            return {}, None
+        return {id_: r.metadata for id_, r in served.value.records.items()}, served.source.lsn
 
     def _record(
         self, index: IndexConfig, id_: str, text: str, values: list[float], metadata: Metadata

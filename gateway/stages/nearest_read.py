@@ -3,8 +3,8 @@
 A read is a value that knows how to ask a replica, so that this stage knows only *which* to ask. Only
 `ReplicaUnavailable` moves on to the next; a refusal would be the same everywhere.
 
-Candidates stand in configured order. Ranking by measured RTT, freshness bounds and floors join in
-`NearestRead._candidates`, when there is more than one region to choose from.
+`NearestRead` is for a gateway that is configured without `regions`: candidates stand in configured order.
+With `regions`, `fresh_read` takes its place, which knows how fresh and how near every replica is.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,8 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from gateway.context import RequestContext
 from gateway.errors import BadRequest, Conflict, GatewayError, NotFound, RetrievalUnavailable
+from gateway.messages import Source
 from regions.errors import ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
+from regions.positions import NO_LSN, Lsn
 from regions.records import Query
 from regions.replicas.base import Fetched, IdPage, NamespaceInfo, NamespacePage, QueryResult, Replica
 
@@ -31,19 +33,29 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[T]):
-    """One question to an index: `ask(replica, timeout_s)`. `prefer` names the region to try first."""
+    """One question to an index: `ask(replica, timeout_s)`.
+
+    `prefer` names the region to try first. `namespace` is what the question is about; None: the index as a
+    whole. `floor` is a position that the answer must hold, whatever the caller's own floor.
+    """
 
     index: IndexName
     ask: Callable[[Replica, float], Awaitable[T]]
     prefer: RegionId | None = None
+    namespace: NamespaceRef | None = None
+    floor: Lsn = NO_LSN
 
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T]):
-    """An answer and the region whose replica gave it."""
+    """An answer and where it was given."""
 
     value: T
-    region: RegionId
+    source: Source
+
+    @property
+    def region(self) -> RegionId:
+        return self.source.region
 
 
 class NearestRead:
@@ -67,7 +79,9 @@ class NearestRead:
             # An even share of what is left, so that a silent replica leaves time for the others.
             share_s = ctx.remaining_s() / (len(candidates) - place)
             try:
-                return Served(await read.ask(candidate.replica, share_s), candidate.region)
+                value = await read.ask(candidate.replica, share_s)
+                lsn = value.lsn if isinstance(value, QueryResult | Fetched) else None
+                return Served(value, Source(candidate.region, lsn))
             except ReplicaUnavailable as error:
                 ctx.note("replica_unavailable", region=candidate.region, error=str(error))
                 last = error
@@ -106,11 +120,20 @@ def unavailable(index: IndexName, last: ReplicaUnavailable | None) -> RetrievalU
 
 
 def query(namespace: NamespaceRef, query_: Query) -> Read[QueryResult]:
-    return Read(namespace.index, lambda replica, left_s: replica.query(namespace, query_, timeout_s=left_s))
+    return Read(
+        namespace.index,
+        lambda replica, left_s: replica.query(namespace, query_, timeout_s=left_s),
+        namespace=namespace,
+    )
 
 
-def fetch(namespace: NamespaceRef, ids: Sequence[str]) -> Read[Fetched]:
-    return Read(namespace.index, lambda replica, left_s: replica.fetch(namespace, ids, timeout_s=left_s))
+def fetch(namespace: NamespaceRef, ids: Sequence[str], *, floor: Lsn = NO_LSN) -> Read[Fetched]:
+    return Read(
+        namespace.index,
+        lambda replica, left_s: replica.fetch(namespace, ids, timeout_s=left_s),
+        namespace=namespace,
+        floor=floor,
+    )
 
 
 def fetch_by_metadata(
@@ -127,6 +150,7 @@ def fetch_by_metadata(
             namespace, filter_, limit=limit, token=token, timeout_s=left_s
         ),
         prefer,
+        namespace,
     )
 
 
@@ -139,6 +163,7 @@ def list_ids(
             namespace, prefix=prefix, limit=limit, token=token, timeout_s=left_s
         ),
         prefer,
+        namespace,
     )
 
 
@@ -156,7 +181,9 @@ def list_namespaces(
 
 def describe_namespace(namespace: NamespaceRef) -> Read[NamespaceInfo]:
     return Read(
-        namespace.index, lambda replica, left_s: replica.describe_namespace(namespace, timeout_s=left_s)
+        namespace.index,
+        lambda replica, left_s: replica.describe_namespace(namespace, timeout_s=left_s),
+        namespace=namespace,
     )
 
 
@@ -166,4 +193,4 @@ def count_matching(namespace: NamespaceRef, filter_: dict[str, Any]) -> Read[int
     async def ask(replica: Replica, left_s: float) -> int:
         return (await replica.count_matching(namespace, filter_, timeout_s=left_s)).matched or 0
 
-    return Read(namespace.index, ask)
+    return Read(namespace.index, ask, namespace=namespace)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from gateway.config import IndexConfig, RagConfig
 from gateway.context import RequestContext
 from gateway.errors import RetrievalUnavailable
-from gateway.messages import ChatRequest, Degrade, Degraded, Passage, RagMode
+from gateway.messages import STALE, ChatRequest, Degrade, Degraded, Passage, RagMode, Source
 from gateway.stages.base import ChatHandler
 from gateway.stages.search_text import Found
 from gateway.stream import EventStream
@@ -46,7 +46,7 @@ class Retrieval:
         if request.mode is RagMode.OFF or not request.question:
             return await call_next(ctx, request)
         try:
-            passages, replica = await self._passages(ctx, request)
+            passages, source = await self._passages(ctx, request)
         except RetrievalUnavailable as error:
             if ctx.tenant.defaults.retrieval_down is Degrade.NEVER:
                 raise
@@ -55,10 +55,12 @@ class Retrieval:
             answer.facts.degraded = answer.facts.degraded or Degraded("ungrounded", "retrieval_unavailable")
             return answer
         answer = await call_next(ctx, request.with_passages(passages))
-        answer.facts.replica = replica
+        answer.facts.source = source
+        if source.is_stale:
+            answer.facts.degraded = answer.facts.degraded or STALE
         return answer
 
-    async def _passages(self, ctx: RequestContext, request: ChatRequest) -> tuple[list[Passage], str]:
+    async def _passages(self, ctx: RequestContext, request: ChatRequest) -> tuple[list[Passage], Source]:
         tenant, rag = ctx.tenant, request.rag
         index = tenant.index(rag.index, self._indexes)
         name = tenant.defaults.namespace if rag.namespace is None else rag.namespace
@@ -76,8 +78,8 @@ class Retrieval:
             passage(number, match, text, f"meridian://{index}/{quote(name, safe='')}")
             for number, (match, text) in enumerate(((m, t) for m, t in texts if t), start=1)
         ]
-        ctx.note("retrieved", replica=found.replica, matches=len(found.matches), passages=len(passages))
-        return passages, found.replica
+        ctx.note("retrieved", replica=found.source.region, matches=len(found.matches), passages=len(passages))
+        return passages, found.source
 
 
 def passage_text(match: Match, text_field: str) -> str:

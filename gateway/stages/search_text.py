@@ -12,13 +12,13 @@ from typing import Any
 from gateway.config import IndexConfig, RagConfig
 from gateway.context import RequestContext
 from gateway.embedders.base import Embedder
+from gateway.messages import Source
 from gateway.policies.blend import hybrid_query
 from gateway.policies.sparse import SparseEncoder
 from gateway.stages import nearest_read
 from gateway.stages.nearest_read import Read, Served
 from gateway.wire.reserved import check_filter
-from regions.names import NamespaceRef, RegionId
-from regions.positions import Lsn
+from regions.names import NamespaceRef
 from regions.records import Match, Query
 from regions.replicas.base import QueryResult
 
@@ -27,11 +27,10 @@ QueryHandler = Callable[[RequestContext, Read[QueryResult]], Awaitable[Served[Qu
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Matches with their metadata, best first; which replica gave them, at which position, and the cost."""
+    """Matches with their metadata, best first; where they were found, and the cost."""
 
     matches: Sequence[Match]
-    replica: RegionId
-    lsn: Lsn | None
+    source: Source
     read_units: int
     tokens: int
 
@@ -75,7 +74,7 @@ class SearchText:
         )
         served = await self._read(ctx, nearest_read.query(namespace, query))
         result = served.value
-        return Found(result.matches, served.region, result.lsn, result.read_units, tokens)
+        return Found(result.matches, served.source, result.read_units, tokens)
 
     async def _dense(self, ctx: RequestContext, index: IndexConfig, text: str) -> tuple[list[float], int]:
         started_s = ctx.clock()

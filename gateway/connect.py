@@ -1,0 +1,98 @@
+"""Connects a process to the logs and registers of every region, as its configuration says."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+import structlog
+
+from gateway.config import GatewayConfig
+from gateway.stages.nearest_read import Candidate
+from regions import logs, promotion, registers
+from regions.errors import Conflict, LogError
+from regions.live import Live, Place
+from regions.names import IndexName, RegionId
+from regions.registers.base import Registers
+from regions.replicas.base import Replica
+from regions.runtime import lifecycle, plugins
+from regions.runtime.config_file import SecretRef
+
+ESTABLISH_AGAIN_S: Final = 1.0
+CLOSE_S: Final = 5.0
+
+Resolve = Callable[[SecretRef], str]
+
+
+def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> list[Place]:
+    """Every region's log and registers; `stack` closes them. Nothing is connected yet."""
+    if config.regions is None:
+        return []
+    made: list[Place] = []
+    for name, section in config.regions.places.items():
+        region, own = RegionId(name), section.registers_section()
+        module = plugins.find(registers, own.kind)
+        kept: Registers = module.build(module.Config(**own.own()), region=region)
+        stack.push_async_callback(kept.close)
+        module = plugins.find(logs, section.log.kind)
+        log = module.build(module.Config(**section.log.own()), region=region, registers=kept)
+        stack.push_async_callback(log.close)
+        made.append(Place(region, log, kept))
+    return made
+
+
+async def live(
+    config: GatewayConfig,
+    candidates: Mapping[IndexName, Sequence[Candidate]],
+    resolve: Resolve,
+    log: structlog.stdlib.BoundLogger,
+    stack: AsyncExitStack,
+) -> Live | None:
+    """The topology, kept up to date until `stack` ends; None when no regions are configured."""
+    if config.regions is None:
+        return None
+    made = places(config, resolve, stack)
+    found = Live(
+        RegionId(config.region),
+        made,
+        {
+            (index, each.region): partial(_describe, each.replica)
+            for index, each_index in candidates.items()
+            for each in each_index
+        },
+        clock=asyncio.get_running_loop().time,
+        wall_clock=lifecycle.wall_clock,
+        skew_s=config.regions.clock_skew_ms / 1000,
+    )
+    await stack.enter_async_context(found.running())
+    group = await stack.enter_async_context(asyncio.TaskGroup())
+    establishing = group.create_task(_establish(config, made, log))
+    stack.callback(establishing.cancel)
+    return found
+
+
+async def _describe(replica: Replica, timeout_s: float) -> None:
+    await replica.describe(timeout_s=timeout_s)
+
+
+async def _establish(config: GatewayConfig, made: Sequence[Place], log: structlog.stdlib.BoundLogger) -> None:
+    """Give every index its first home, as soon as the regions can be reached."""
+    left = {IndexName(name): first_home(config, name) for name in config.indexes}
+    while left:
+        for index, region in list(left.items()):
+            try:
+                home = await promotion.establish(made, index, region)
+            except (LogError, Conflict) as error:
+                log.warning("home_unknown", index=index, error=str(error))
+            else:
+                log.info("home", index=index, region=home.region, epoch=home.epoch)
+                del left[index]
+        if left:
+            await asyncio.sleep(ESTABLISH_AGAIN_S)
+
+
+def first_home(config: GatewayConfig, index: str) -> RegionId:
+    """The region that the configuration names as an index's home before any promotion."""
+    wanted = config.indexes[index]
+    return RegionId(wanted.home or wanted.replicas[0].region)
