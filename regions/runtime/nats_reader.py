@@ -113,6 +113,11 @@ class Reading:
                 return _parse(message)
             self._heed(status, (message.headers or {}).get("Description", ""))
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has arrived and was not asked for yet; never more than `MAX_BYTES`."""
+        return sum(len(message.data) for message in self._arrived)
+
     async def close(self) -> None:
         """Drop the subscription; the server drops the consumer when nobody pulls."""
         self._session.wakened.discard(self._more)

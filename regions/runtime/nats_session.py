@@ -10,7 +10,8 @@ What an error says about what was asked: `NotAsked`, it was certainly not done; 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -193,7 +194,7 @@ class Connector:
             try:
                 return await self._connect(url)
             except (errors.Error, OSError, TimeoutError, NotAsked) as error:
-                problems.append(f"{url}: {error!r}")
+                problems.append(f"{url}: {error if isinstance(error, NotAsked) else repr(error)}")
                 self._urls.append(self._urls.pop(0))  # another one is tried first next time
         raise NotAsked("; ".join(problems))
 
@@ -231,17 +232,24 @@ class Connector:
             for session in opened:
                 session.end()
 
-        async with asyncio.timeout(self._connect_timeout_s):
+        noted: list[Exception] = []
+
+        async def note(error: Exception) -> None:
+            noted[:] = [error]  # nats-py prints errors where it is not given this
+
+        async with _explained(noted), asyncio.timeout(self._connect_timeout_s):
             client = await nats.connect(
                 url,
                 name=self._name,
                 token=self._token,
                 allow_reconnect=False,
+                max_reconnect_attempts=1,  # of the first connection: two quick attempts, then the error
+                reconnect_time_wait=0,
                 connect_timeout=max(1, round(self._connect_timeout_s)),
                 ping_interval=PING_INTERVAL_S,
                 max_outstanding_pings=2,
                 pending_size=0,
-                error_cb=_note,
+                error_cb=note,
                 closed_cb=ended,
             )
             session = Session(client, lost, self._domain)
@@ -261,5 +269,10 @@ class Connector:
             raise NotAsked(f"the server is version {version.major}.{version.minor}, older than {oldest}")
 
 
-async def _note(_: Exception) -> None:
-    """nats-py tells of errors twice: here, where it would print them, and in the call that failed."""
+@asynccontextmanager
+async def _explained(noted: Sequence[Exception]) -> AsyncIterator[None]:
+    """nats-py says only that no server is left; what it noted before says why."""
+    try:
+        yield
+    except errors.NoServersError as error:
+        raise NotAsked(repr(noted[-1] if noted else error)) from error

@@ -19,16 +19,17 @@ class NatsProcess:
     """The server of one region, from `start` to `kill`; its store outlives it."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._port = directory, lifecycle.free_port()
+        self._directory, self.port = directory, lifecycle.free_port()
+        self.store = directory / "store"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self._port}"
+        return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Raises: TimeoutError: it does not listen."""
-        spec = server_child("nats", domain=DOMAIN, directory=self._directory, port=self._port)
+        spec = server_child("nats", domain=DOMAIN, directory=self._directory, port=self.port)
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(spec.argv, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
@@ -37,11 +38,16 @@ class NatsProcess:
                 raise TimeoutError((self._directory / "server.log").read_text())
 
     def kill(self) -> None:
-        """SIGKILL, and gone on return."""
+        """SIGKILL, and gone on return; nothing when it does not run."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def restart(self) -> None:
+        """Kill it if it runs, and start it."""
+        self.kill()
+        self.start()
 
     def pause(self) -> None:
         """SIGSTOP: it holds its connections and says nothing."""
@@ -53,7 +59,7 @@ class NatsProcess:
     def wipe(self) -> None:
         """Remove its store, while it is not running."""
         assert self._process is None
-        shutil.rmtree(self._directory / "store", ignore_errors=True)
+        shutil.rmtree(self.store)
 
     def _signal(self, name: str) -> None:
         assert self._process is not None
@@ -61,7 +67,7 @@ class NatsProcess:
 
     def _is_listening(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=0.2) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as connection:
                 return connection.recv(4) == b"INFO"
         except OSError:
             return False

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Final, Protocol, Self
 
+from regions.errors import LogUnavailable
 from regions.logs.base import Entry, Log
 from regions.logs.jetstream import Config as JetStreamLogConfig
 from regions.logs.jetstream import JetStreamLog
@@ -103,10 +104,18 @@ class JetStreamRig:
             yield log
 
     async def recreate(self, shard: int) -> None:
-        """Delete the stream; a client that connects makes it anew."""
+        """Delete the stream, and wait until a client has made it anew."""
         await self._api(f"STREAM.DELETE.{self._prefix}-changes-{shard}")
-        async with open_log(self._url, self._prefix, SMALL):
-            pass
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._stands(shard):  # noqa: ASYNC110 - the server does it, not we
+                await asyncio.sleep(0.01)
+
+    async def _stands(self, shard: int) -> bool:
+        try:
+            await self.log.state(shard, timeout_s=PATIENCE_S)
+        except LogUnavailable:  # the server has not finished deleting
+            return False
+        return True
 
     async def purge_before(self, shard: int, first: int) -> None:
         await self._api(f"STREAM.PURGE.{self._prefix}-changes-{shard}", {"seq": first})
