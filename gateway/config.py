@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway import embedders, providers
 from gateway.catalogue import SEED_MODELS, ModelCard
 from gateway.policies.blend import DENSE_WEIGHT
-from regions import replicas
+from regions import logs, registers, replicas
 from regions.errors import BadName, ConfigProblem
 from regions.names import parse_index, parse_region
 from regions.runtime import plugins
@@ -92,7 +92,7 @@ class IndexConfig(Section):
 
 
 EXAMPLE_PLACES: Final = {
-    region: {"log": {"kind": "jetstream", "url": f"nats://127.0.0.1:{port}"}}
+    region: {"log": {"kind": "jetstream", "urls": [f"nats://127.0.0.1:{port}"]}}
     for region, port in (("us-east", 4221), ("eu-west", 4222), ("ap-southeast", 4223))
 }
 
@@ -145,12 +145,16 @@ class WritesConfig(Section):
 class RegionConfig(Section):
     log: PluginSection = Field(description="The region's change log.")
     registers: PluginSection | None = Field(
-        None, description="The region's registers; by default on the log's own server, with its keys."
+        None, description="The region's registers; by default where the log is, reached in the same way."
     )
 
     def registers_section(self) -> PluginSection:
-        """What the registers are built from."""
-        return self.registers or self.log
+        """What the registers are built from: without a section, those of the log's keys that both have."""
+        if self.registers is not None:
+            return self.registers
+        shared = {"kind": self.log.kind, **self.log.own()}
+        known = {"kind", *plugins.find(registers, self.log.kind).Config.model_fields}
+        return PluginSection(**{name: value for name, value in shared.items() if name in known})
 
 
 class RegionsConfig(Section):
@@ -232,6 +236,7 @@ def cross_check(config: GatewayConfig) -> list[ConfigProblem]:
     return [
         *_check_region(config.region, "region"),
         *_check_indexes(config),
+        *_check_places(config),
         *_check_plugins(config),
         *_check_models(config),
         *_check_ports(config.server),
@@ -271,12 +276,43 @@ def _check_indexes(config: GatewayConfig) -> Iterator[ConfigProblem]:
             seen.add(replica.region)
 
 
+def _check_places(config: GatewayConfig) -> Iterator[ConfigProblem]:
+    """Every region that is spoken of has a log, so that it can follow, be home, and be judged."""
+    if config.regions is None:
+        for name, index in config.indexes.items():
+            if index.home is not None:
+                yield ConfigProblem(
+                    f"indexes.{name}.home", "means nothing without logs", "describe them under regions"
+                )
+        return
+    places = config.regions.places
+    known = f"there are: {', '.join(sorted(places))}"
+    for region in places:
+        yield from _check_region(region, f"regions.places.{region}")
+    if config.region not in places:
+        yield ConfigProblem("region", f"{config.region} is not under regions.places", known)
+    for name, index in config.indexes.items():
+        for number, replica in enumerate(index.replicas):
+            if replica.region not in places:
+                yield ConfigProblem(
+                    f"indexes.{name}.replicas.{number}.region", f"{replica.region} has no log", known
+                )
+        if index.home is not None and index.home not in {replica.region for replica in index.replicas}:
+            yield ConfigProblem(
+                f"indexes.{name}.home", f"the index has no replica in {index.home}", "a home needs one"
+            )
+
+
 def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
     for name, section in config.embedders.items():
         yield from _check_plugin(embedders, section, f"embedders.{name}")
     for name, index in config.indexes.items():
         for number, replica in enumerate(index.replicas):
             yield from _check_plugin(replicas, replica, f"indexes.{name}.replicas.{number}")
+    for region, place in (config.regions.places if config.regions else {}).items():
+        yield from _check_plugin(logs, place.log, f"regions.places.{region}.log")
+        if place.registers is not None:
+            yield from _check_plugin(registers, place.registers, f"regions.places.{region}.registers")
     for alias, model in config.models.items():
         for number, upstream in enumerate(model.upstreams):
             yield from _check_plugin(providers, upstream, f"models.{alias}.upstreams.{number}")

@@ -33,10 +33,10 @@ def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> li
     for name, section in config.regions.places.items():
         region, own = RegionId(name), section.registers_section()
         module = plugins.find(registers, own.kind)
-        kept: Registers = module.build(module.Config(**own.own()), region=region)
+        kept: Registers = module.build(module.Config(**own.own()), region=region, resolve=resolve)
         stack.push_async_callback(kept.close)
         module = plugins.find(logs, section.log.kind)
-        log = module.build(module.Config(**section.log.own()), region=region, registers=kept)
+        log = module.build(module.Config(**section.log.own()), region=region, registers=kept, resolve=resolve)
         stack.push_async_callback(log.close)
         made.append(Place(region, log, kept))
     return made

@@ -17,7 +17,7 @@ LAYERS: Final = {
         ("__main__",),
         ("cli",),
         ("up", "quality"),
-        ("app",),
+        ("app", "replication"),
         ("edge", "pipelines", "connect"),
         ("stages",),
         ("config", "ingest"),
@@ -26,8 +26,8 @@ LAYERS: Final = {
     ),
     "regions": (
         ("node", "promotion", "verify"),
-        ("live",),
         ("replicator",),
+        ("live",),
         ("fences",),
         ("logs", "replicas"),
         ("homes",),
@@ -35,6 +35,9 @@ LAYERS: Final = {
     ),
 }
 """What is not named lies lowest: the values that everything speaks in."""
+
+VALUES: Final = ("regions.replicator.watermarks",)
+"""Lie lowest too: what a follower tells everyone stands beside the follower."""
 
 PURE: Final = (
     *("gateway.policies", "gateway.wire", "gateway.routes", "gateway.catalogue", "gateway.messages"),
@@ -93,6 +96,8 @@ def rank(module: str) -> tuple[int, str]:
     part = rest.partition(".")[0]
     layers = LAYERS[package]
     lowest = len(layers)
+    if module in VALUES:
+        return lowest, module
     return next((place for place, parts in enumerate(layers) if part in parts), lowest), part
 
 

@@ -52,8 +52,11 @@ class Config(BaseModel):
     retention: Retention = Retention()
 
 
-def build(config: Config, *, region: RegionId, registers: Registers) -> "MemoryLog":
+def build(
+    config: Config, *, region: RegionId, registers: Registers, resolve: Callable[..., str]
+) -> "MemoryLog":
     """The log of a region, on the wall clock."""
+    del resolve
     return MemoryLog(region, registers, wall_clock, shards=config.shards, retention=config.retention)
 
 

@@ -4,7 +4,7 @@ Not durable, and faithful otherwise. `go_down` and `come_up` are a server that c
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,9 +19,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def build(config: Config, *, region: RegionId) -> "MemoryRegisters":
+def build(config: Config, *, region: RegionId, resolve: Callable[..., str]) -> "MemoryRegisters":
     """Registers that are gone with the process."""
-    del config, region
+    del config, region, resolve
     return MemoryRegisters()
 
 
