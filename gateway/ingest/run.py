@@ -71,11 +71,14 @@ async def run_ingest(
     """
     found = await asyncio.to_thread(find_sources, options.paths)
     run = _Run(client, options, found, on_progress, count_tokens or token_counter())
+    failed: BaseExceptionGroup[GatewayFailed] | None = None
     try:
         await run.send_all()
         await run.remove_stale()
     except* GatewayFailed as group:
-        raise GatewayFailed(str(_first(group))) from group
+        failed = group  # raised in here, it would leave as a group again
+    if failed is not None:
+        raise GatewayFailed(str(_first(failed))) from failed
     return run.tally
 
 
