@@ -51,6 +51,7 @@ PURE: Final = (
         "regions.record_checks",
         "regions.errors",
         "regions.topology",
+        "regions.orders",
         "regions.selection",
         "regions.status",
     ),
