@@ -1,8 +1,8 @@
 """What an operator asks of a region's replicator: a register a namespace, read by whoever holds the lease.
 
-Pure. The daemon watches `ORDERS_PREFIX` in its own region's registers and tells the follower of (home, shard).
-An order is done once for each revision of its register; one that was done before may be done again after a
-restart, which does no harm.
+Pure. The daemon watches `ORDERS_PREFIX` in its own region's registers and tells the follower of that home and
+shard. An order is done once for each revision of its register; one that was done before may be done again
+after a restart, which does no harm.
 """
 
 from enum import StrEnum
