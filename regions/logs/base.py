@@ -159,7 +159,10 @@ class Log(Protocol):
 
     async def trim(self) -> Sequence[int]:
         """Trim by age and size as configured, never past a lease that lives unless the limit of bytes
-        forces it; the new first sequences."""
+        forces it; the new first sequences.
+
+        Much to trim may take several calls: it is meant to be called every few seconds.
+        """
         ...
 
     async def close(self) -> None: ...

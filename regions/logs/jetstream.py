@@ -72,6 +72,8 @@ CALL_S: Final = 5.0
 """For what has no timeout of its own: making streams, opening a reading, trimming."""
 MAX_ORIGIN: Final = 1 << 30
 """Of the 2^40 sequences that an LSN has room for."""
+MAX_TRIMMED: Final = 100_000
+"""Entries of a shard that one `trim` purges at most: appends wait meanwhile, some 0.5 s."""
 WAITING_BYTES: Final = 64_000_000
 """Appends to a shard beyond this are refused at once."""
 
@@ -471,6 +473,7 @@ class JetStreamLog:
             stored_bytes=stored["bytes"],
             keep=self._config.retention,
         )
+        first = min(first, state.first + MAX_TRIMMED)
         if first > state.first:
             for subject in (self._changes(shard, ">"), f"{self._config.prefix}.beat.{shard}"):
                 await session.api(
