@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node retrieval kill-node lock
+.PHONY: help up test lint bench bench-node bench-log retrieval kill-node lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,13 @@ lint: $(VENV)/.dev  ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: bench-node retrieval  ## Run every benchmark
+bench: bench-node bench-log retrieval  ## Run every benchmark
 
 bench-node: $(VENV)/.dev  ## Recall, speed and size of the node: 100,000 x 384
 	@$(BIN)/python -m bench.node $(ARGS)
+
+bench-log: $(VENV)/.dev  ## Appends and reads of the change log on one server
+	@$(BIN)/python -m bench.log $(ARGS)
 
 retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
 	@$(BIN)/python -m gateway.quality.retrieval $(ARGS)
