@@ -39,7 +39,10 @@ class Fault(StrEnum):
 
 
 class GatewayError(Exception):
-    """Root of the tree. `code` is stable and machine-readable; `message` is for people."""
+    """Root of the tree. `code` is stable and machine-readable; `message` is for the caller.
+
+    `detail` is for operators only: an upstream's own words may name our account or key.
+    """
 
     fault: Fault = Fault.GATEWAY
     retryable: bool = False
@@ -52,9 +55,11 @@ class GatewayError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(message)
         self.message, self.param, self.retry_after_s = message, param, retry_after_s
+        self.detail = detail
         if code is not None:
             self.code = code
 
@@ -166,8 +171,8 @@ class UpstreamRejected(GatewayError):
     fault = Fault.UPSTREAM
     code = "upstream_rejected"
 
-    def __init__(self, message: str, *, status: int, body: bytes = b"") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, status: int, body: bytes = b"", detail: str = "") -> None:
+        super().__init__(message, detail=detail)
         self.status, self.body = status, body
         if self.is_callers:
             self.fault = Fault.CLIENT

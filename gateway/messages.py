@@ -121,21 +121,25 @@ class ChatEvent:
     """One event of a chat answer.
 
     `raw` is the event's SSE bytes, its blank line included, or None when a stage made or changed it
-    and the edge must render `chunk`. `content` is the text it adds, "" for none. `chunk` is the decoded
-    `chat.completion.chunk`.
+    and the edge must render `chunk`. `content` is the text it adds, "" for none; `reasoning` what a
+    reasoning model thinks aloud before. `chunk` is the decoded `chat.completion.chunk`.
     """
 
     chunk: dict[str, Any]
     raw: bytes | None = None
     content: str = ""
     has_tool_call: bool = False
+    reasoning: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
 
     @property
     def is_content(self) -> bool:
-        """Whether a caller would notice it: text or a tool call, not a role, comment or empty delta."""
-        return bool(self.content) or self.has_tool_call
+        """Whether a caller would notice it: text, thought or a tool call; no role, comment, empty delta.
+
+        Thought counts: hundreds of such events may come before the first word of the answer.
+        """
+        return bool(self.content) or self.has_tool_call or bool(self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from gateway.context import RequestContext
 from gateway.errors import Fault, GatewayError
 from gateway.telemetry import STAGES, Telemetry
 
+_CAUSES = ("llm_failed", "retrieval_down", "replica_unavailable")
+"""Notes that explain an answer that fell short although the request ended well."""
+
 _LEVELS = {Fault.CLIENT: "info", Fault.GATEWAY: "error", Fault.UPSTREAM: "warning"}
 
 
@@ -48,7 +51,9 @@ class Observer:
             seconds=round(elapsed_s, 4),
             stages={name: round(s, 4) for name, s in ctx.trail.stages_s.items()},
             **answer,
+            **{name: ctx.trail.last(name) for name in _CAUSES if ctx.trail.last(name)},
             **({"error": str(error)} if error is not None else {}),
+            **({"detail": error.detail} if isinstance(error, GatewayError) and error.detail else {}),
             # Only what we did not foresee is worth a traceback.
             **({"exc_info": error} if type(error) is GatewayError else {}),
         )

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 DIMENSION: Final = 384
 MAX_TOKENS: Final = 256  # the model was trained on no longer texts; the rest of a text is not read
+MAX_CHARS: Final = 16_384  # what MAX_TOKENS can be made of; tokenizing a whole 8 MB text takes 20 s
 LOOK_AHEAD: Final = 64  # waiting texts among which those of similar length are sought
 SEED_TEXTS_PER_S: Final = 40.0  # until measured: 110-token passages on two cores
 
@@ -240,7 +241,7 @@ class _Model:
 
         Pooling is the model's own: the mean over its tokens' states, padding left out, then unit length.
         """
-        encoded = [each.ids for each in self._tokenizer.encode_batch(list(texts))]
+        encoded = [each.ids for each in self._tokenizer.encode_batch([t[:MAX_CHARS] for t in texts])]
         lengths = [len(ids) for ids in encoded]
         ids = np.zeros((len(encoded), max(lengths)), np.int64)
         mask = np.zeros_like(ids)

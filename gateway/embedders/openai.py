@@ -8,7 +8,6 @@ configured dimension, finite. What the endpoint does not scale to unit length is
 import asyncio
 import base64
 import binascii
-import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -28,6 +27,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.wire.retry_after import retry_after_s
 from regions.runtime.config_file import SecretRef
 
 MAX_INPUTS: Final = 2048
@@ -166,10 +166,10 @@ class OpenAIEmbedder:
         return b"".join(parts)[:limit]
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
-        message = f"{self._name}: answered {status}: {_excerpt(body)}"
+        message = f"{self._name}: answered {status}"
         if status in (408, 429) or status >= 500:
-            return UpstreamUnavailable(message, retry_after_s=_retry_after_s(headers))
-        return UpstreamRejected(message, status=status, body=body)
+            return UpstreamUnavailable(message, retry_after_s=retry_after_s(headers), detail=_excerpt(body))
+        return UpstreamRejected(message, status=status, body=body, detail=_excerpt(body))
 
     def _decode(self, body: bytes, count: int) -> Embedded:
         try:
@@ -201,15 +201,6 @@ class OpenAIEmbedder:
                 f"{self._name}: vectors of {vector.size} numbers, configured are {self.dimension}"
             )
         return vector
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    with contextlib.suppress(ValueError):
-        if "retry-after-ms" in headers:
-            return float(headers["retry-after-ms"]) / 1000
-        if "Retry-After" in headers:
-            return float(headers["Retry-After"])
-    return None
 
 
 def _excerpt(body: bytes) -> str:

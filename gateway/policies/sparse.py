@@ -54,6 +54,10 @@ class SparseEncoder:
         self._stemmer = Stemmer.Stemmer("english", STEM_CACHE)
         self._dimensions: dict[str, int] = {}
 
+    def fork(self) -> "SparseEncoder":
+        """Another encoder over the same rates, for another thread; its caches begin empty."""
+        return SparseEncoder(self._rates)
+
     def stems(self, text: str) -> list[str]:
         """The stems of a text in order, repeats kept, stop words left out."""
         folded = fold(text)

@@ -72,8 +72,8 @@ class _Metered:
         if event.usage is not None:
             self._facts.usage = event.usage
             self._facts.cost_usd = cost_usd(self._upstream.card, event.usage)
-        elif event.content:
-            self._text.append(event.content)
+        elif event.is_content:
+            self._text.append(event.reasoning + event.content)
         return (event,)
 
     async def _settle(self) -> None:

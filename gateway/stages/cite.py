@@ -1,5 +1,6 @@
 """Cite: check the markers of an answer against its passages; context in front, annotations at the end."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,35 +28,44 @@ class Cite:
 
 
 class _Editor:
-    """The edits of one answer, in the order of its events."""
+    """The edits of one answer, in the order of its events; every choice has its own text and markers."""
 
     def __init__(self, answer: EventStream, *, include_context: bool) -> None:
         self._facts = answer.facts
         self._passages = {p.number: p for p in self._facts.passages}
-        self._filter = MarkerFilter(self._passages)
+        self._filters: dict[int, MarkerFilter] = {}
         self._context_due = include_context
 
     def change(self, event: ChatEvent) -> Iterable[ChatEvent]:
-        choices = event.chunk.get("choices")
-        if not choices or choices[0].get("index", 0) != 0:
+        choices = event.chunk.get("choices") or ()
+        edited = [self._edit(choice) for choice in choices]
+        if all(after is before for after, before in zip(edited, choices, strict=True)):
             return (event,)
-        delta: dict[str, Any] = dict(choices[0].get("delta") or {})
-        before = dict(delta)
-        if self._context_due:
-            delta["context"] = context(self._facts.passages)
+        content = "".join(choice.get("delta", {}).get("content") or "" for choice in edited)
+        chunk = {**event.chunk, "choices": edited}
+        return (dataclasses.replace(event, chunk=chunk, raw=None, content=content),)
+
+    def _edit(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The choice with its markers checked; the same object when nothing of it changes."""
+        index, delta = choice.get("index", 0), choice.get("delta") or {}
+        changed: dict[str, Any] = dict(delta)
+        if self._context_due and index == 0:
+            changed["context"] = context(self._facts.passages)
             self._context_due = False
-        text = self._filter.feed(event.content)
-        if event.finish_reason is not None:
-            text += self._filter.flush()
-            self._facts.annotations = annotations(self._filter.citations, self._passages)
-            if self._facts.annotations:
-                delta["annotations"] = self._facts.annotations
-        if text != event.content:
-            delta["content"] = text
-        if delta == before:
-            return (event,)
-        chunk = {**event.chunk, "choices": [{**choices[0], "delta": delta}, *choices[1:]]}
-        return (ChatEvent(chunk, None, text, event.has_tool_call, event.finish_reason, event.usage),)
+        if index not in self._filters:
+            self._filters[index] = MarkerFilter(self._passages)
+        filter_ = self._filters[index]
+        text = filter_.feed(delta.get("content") or "")
+        if choice.get("finish_reason"):
+            text += filter_.flush()
+            found = annotations(filter_.citations, self._passages)
+            if found:
+                changed["annotations"] = found
+            if index == 0:
+                self._facts.annotations = found
+        if text != (delta.get("content") or ""):
+            changed["content"] = text
+        return choice if changed == delta else {**choice, "delta": changed}
 
 
 def annotations(citations: Sequence[Citation], passages: Mapping[int, Passage]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Degrade: when every path to a model's answer has failed, answer with cited excerpts and say so."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,15 +20,20 @@ from gateway.messages import (
     ChatRequest,
     Degrade,
     Degraded,
+    Passage,
     RagMode,
     Usage,
 )
-from gateway.policies.snippets import compose_snippets
+from gateway.policies.snippets import FROM_PASSAGES, compose_snippets
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import SNIPPETS
 from gateway.stages.attempt import EXCERPT_RESERVE_S
 from gateway.stages.base import ChatHandler
+from gateway.stages.search_text import MAX_QUERY_CHARS
 from gateway.stream import EventStream
+
+COMPOSED_ON_THE_LOOP: Final = 8_000
+"""Characters of passages read; about 2 µs each."""
 
 _UPSTREAM_FAILED: Final = (
     UpstreamTimeout,
@@ -48,13 +54,13 @@ class DegradeToSnippets:
         self, ctx: RequestContext, request: ChatRequest, call_next: ChatHandler
     ) -> EventStream:
         if request.mode is RagMode.SNIPPETS or request.model == SNIPPETS:
-            return self._excerpt(ctx, request, "requested")
+            return await self._excerpt(ctx, request, "requested")
         try:
             return await call_next(ctx, request)
         except _UPSTREAM_FAILED as error:
             if isinstance(error, UpstreamRejected) and error.is_callers:
                 raise
-            ctx.note("llm_failed", error=error.message)
+            ctx.note("llm_failed", error=error.message, detail=error.detail)
             if request.mode is RagMode.OFF:
                 raise
             nothing_to_cite = bool(ctx.trail.last("retrieval_down"))
@@ -62,11 +68,12 @@ class DegradeToSnippets:
                 raise AnswerUnavailable(
                     f"no model answered, and an excerpt cannot stand in: {error.message}",
                     retry_after_s=error.retry_after_s or 1,
+                    detail=error.detail,
                 ) from error
-            return self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
+            return await self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
 
-    def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
-        text = compose_snippets(request.question, request.passages, self._encoder)
+    async def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
+        text = await self._composed(request.question[:MAX_QUERY_CHARS], request.passages)
         facts = AnswerFacts(
             route=request.model,
             model=SNIPPETS,
@@ -76,6 +83,11 @@ class DegradeToSnippets:
             passages=request.passages,
         )
         return EventStream(facts, excerpt_events(text, ctx.request_id, int(self._wall_clock())))
+
+    async def _composed(self, question: str, passages: Sequence[Passage]) -> str:
+        if sum(len(passage.text) for passage in passages[:FROM_PASSAGES]) <= COMPOSED_ON_THE_LOOP:
+            return compose_snippets(question, passages, self._encoder)
+        return await asyncio.to_thread(compose_snippets, question, passages, self._encoder.fork())
 
 
 def reason_of(error: GatewayError, left_s: float) -> str:

@@ -5,8 +5,10 @@ the embedder's version. A record whose stored metadata is already exactly what w
 skipped, so that sending a corpus again costs a fetch and no embedding. Found by one fetch a batch.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.config import IndexConfig
 from gateway.context import RequestContext
@@ -23,10 +25,13 @@ from regions.changes import Upsert, Write
 from regions.names import NamespaceRef
 from regions.positions import Lsn
 from regions.record_checks import BadRecord, check_metadata
-from regions.records import META_EMBEDDING, META_HASH, META_TEXT, Metadata, Record
+from regions.records import META_EMBEDDING, META_HASH, META_TEXT, Metadata, Record, SparseVector
 from regions.replicas.base import Fetched
 
 LatestHandler = Callable[[RequestContext, NamespaceRef], Awaitable[Lsn]]
+ENCODED_ON_THE_LOOP: Final = 16_000
+"""Characters of text; about 0.5 µs each."""
+
 FetchHandler = Callable[[RequestContext, Read[Fetched]], Awaitable[Served[Fetched]]]
 
 
@@ -79,9 +84,11 @@ class IngestText:
         texts = [passage_text(record.text, record.metadata) for record in fresh]
         embedded = await embedder.embed(texts, kind="passage", timeout_s=ctx.remaining_s())
         ctx.trail.took("embed", ctx.clock() - started_s)
+        sparse = await self._sparse_of(texts) if index.sparse else [None] * len(texts)
         records = [
-            self._record(index, record.id, text, vector.tolist(), wanted[record.id])
-            for record, text, vector in zip(fresh, texts, embedded.vectors, strict=True)
+            # A text without a single word has no sparse part.
+            Record(r.id, vector.tolist(), words if words and words.indices else None, wanted[r.id])
+            for r, vector, words in zip(fresh, embedded.vectors, sparse, strict=True)
         ]
         written = await self._write(ctx, Write(batch.namespace, Upsert(records)))
         return Ingested(len(fresh), unchanged, written, embedded.tokens)
@@ -101,12 +108,11 @@ class IngestText:
             return {}, None
         return {id_: r.metadata for id_, r in served.value.records.items()}, served.source.lsn
 
-    def _record(
-        self, index: IndexConfig, id_: str, text: str, values: list[float], metadata: Metadata
-    ) -> Record:
-        sparse = self._sparse.passage(text) if index.sparse else None
-        # A text without a single word has no sparse part.
-        return Record(id_, values, sparse if sparse and sparse.indices else None, metadata)
+    async def _sparse_of(self, texts: Sequence[str]) -> list[SparseVector]:
+        if sum(map(len, texts)) <= ENCODED_ON_THE_LOOP:
+            return [self._sparse.passage(text) for text in texts]
+        encoder = self._sparse.fork()
+        return await asyncio.to_thread(lambda: [encoder.passage(text) for text in texts])
 
 
 def _stored_metadata(record: TextRecord, version: str) -> Metadata:

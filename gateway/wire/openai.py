@@ -6,7 +6,7 @@ and fields yet unknown pass through untouched.
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeGuard
 
 import msgspec
 import numpy as np
@@ -18,6 +18,8 @@ from regions.runtime import strict_json
 
 MAX_MESSAGES: Final = 2048
 MAX_INPUTS: Final = 2048
+MAX_USAGE_TOKENS: Final = 1_000_000_000
+"""More tokens than any answer has: a count beyond it, or below 0, is no count."""
 NULL: Final = msgspec.Raw(b"null")
 
 _Fields = dict[str, msgspec.Raw]
@@ -37,7 +39,7 @@ class _Message(msgspec.Struct):
 
 
 class _StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 # ---- requests
@@ -63,7 +65,7 @@ def decode_chat(body: bytes) -> ChatRequest:
         fields={name: raw for name, raw in fields.items() if name not in ("rag", "stream", "stream_options")},
         rag=rag,
         stream=stream,
-        include_usage=options.include_usage,
+        include_usage=bool(options.include_usage),
         choices=_optional(fields, "n", _Count) or 1,
         max_answer_tokens=_optional(fields, "max_completion_tokens", _Count)
         or _optional(fields, "max_tokens", _Count),
@@ -163,12 +165,24 @@ def add_messages(messages: msgspec.Raw, before: Sequence[Mapping[str, str]]) -> 
 
 
 def decode_usage(raw: Mapping[str, Any] | None) -> Usage | None:
-    """Usage in either provider's words: OpenAI's `prompt_tokens_details`, DeepSeek's hit and miss."""
-    if not raw:
+    """Usage in either provider's words: OpenAI's `prompt_tokens_details`, DeepSeek's hit and miss.
+
+    None also for what is no usage, such as a negative count: the answer is then counted by ourselves
+    rather than lost, or billed at a price that is none.
+    """
+    if not isinstance(raw, Mapping):
         return None
-    details = raw.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") or raw.get("prompt_cache_hit_tokens") or 0
-    return Usage(int(raw.get("prompt_tokens") or 0), int(raw.get("completion_tokens") or 0), int(cached))
+    details = raw.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    given, made = raw.get("prompt_tokens"), raw.get("completion_tokens")
+    if not (_is_count(given) and _is_count(made)):
+        return None
+    cached = cached if _is_count(cached) else raw.get("prompt_cache_hit_tokens")
+    return Usage(int(given), int(made), int(cached) if _is_count(cached) else 0)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) in (int, float) and 0 <= value <= MAX_USAGE_TOKENS
 
 
 def encode_usage(usage: Usage) -> dict[str, Any]:
@@ -199,20 +213,50 @@ def decode_chunk(data: bytes, raw: bytes | None) -> ChatEvent:
 
 
 def _event(chunk: dict[str, Any], raw: bytes | None) -> ChatEvent:
-    content, has_tool_call, finish = "", False, None
+    content, reasoning, has_tool_call, finish = "", "", False, None
     for choice in chunk.get("choices") or ():
+        _check_choice(choice)
         delta = choice.get("delta") or choice.get("message") or {}
         content += delta.get("content") or delta.get("refusal") or ""
-        has_tool_call = has_tool_call or bool(delta.get("tool_calls") or delta.get("function_call"))
+        reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
+        calls = delta.get("tool_calls") or delta.get("function_call") or delta.get("audio")
+        has_tool_call = has_tool_call or bool(calls)
         finish = choice.get("finish_reason") or finish
     return ChatEvent(
         chunk=chunk,
         raw=raw,
         content=content,
         has_tool_call=has_tool_call,
+        reasoning=reasoning,
         finish_reason=finish,
         usage=decode_usage(chunk.get("usage")),
     )
+
+
+def _check_choice(choice: Mapping[str, Any]) -> None:
+    """Raises: TypeError: a part that later steps rely on is of another kind than the dialect's."""
+    if type(choice.get("index", 0)) is not int:
+        raise TypeError("a choice's index is no integer")
+    if not isinstance(choice.get("finish_reason") or "", str):
+        raise TypeError("a choice's finish_reason is no text")
+    if not isinstance(choice.get("logprobs") or {}, dict):
+        raise TypeError("a choice's logprobs are no object")
+    delta = choice.get("delta") or choice.get("message") or {}
+    for call in delta.get("tool_calls") or ():
+        if not isinstance(call, dict):
+            raise TypeError("a tool call is no object")
+
+
+def open_choices(event: ChatEvent, open_: set[int], begun: set[int]) -> None:
+    """Keep account of the choices that have begun and of those among them that are not finished."""
+    for choice in event.chunk.get("choices") or ():
+        index = choice.get("index", 0)
+        if choice.get("finish_reason"):
+            begun.add(index)
+            open_.discard(index)
+        elif index not in begun:
+            begun.add(index)
+            open_.add(index)
 
 
 def _cause(chunk: Mapping[str, Any]) -> str:
@@ -237,8 +281,24 @@ def collect(events: Iterable[ChatEvent]) -> dict[str, Any]:
             elif value is not None:
                 completion[name] = value
     completion["object"] = "chat.completion"
-    completion["choices"] = [choices[index] for index in sorted(choices)]
+    completion["choices"] = [_joined(choices[index]) for index in sorted(choices)]
     return completion
+
+
+class _Text(list[str]):
+    """A text that grows: its pieces, joined once at the end, because adding strings is quadratic."""
+
+
+def _joined(value: Any) -> Any:
+    match value:
+        case _Text():
+            return "".join(value)
+        case dict():
+            return {name: _joined(part) for name, part in value.items()}
+        case list():
+            return [_joined(part) for part in value]
+        case _:
+            return value
 
 
 def _merge_choice(into: dict[str, Any], choice: Mapping[str, Any]) -> None:
@@ -259,8 +319,11 @@ def _grow(into: dict[str, Any], delta: Mapping[str, Any]) -> None:
         old = into.get(name)
         if value is None:
             into.setdefault(name, None)
-        elif isinstance(value, str) and isinstance(old, str) and name in _GROWING:
-            into[name] = old + value
+        elif isinstance(value, str) and name in _GROWING:
+            if isinstance(old, _Text):
+                old.append(value)
+            else:
+                into[name] = _Text((old, value) if isinstance(old, str) else (value,))
         elif isinstance(value, dict) and isinstance(old, dict):
             _grow(old, value)
         elif isinstance(value, list) and isinstance(old, list):
@@ -278,7 +341,8 @@ _GROWING: Final = frozenset({"content", "refusal", "reasoning_content", "reasoni
 def _grow_list(into: list[Any], items: Iterable[Any]) -> None:
     for item in items:
         index = item.get("index") if isinstance(item, dict) else None
-        old = next((o for o in into if index is not None and o.get("index") == index), None)
+        same = (o for o in into if isinstance(o, dict) and o.get("index") == index)
+        old = None if index is None else next(same, None)
         if old is not None:
             _grow(old, item)
         elif isinstance(item, dict):
