@@ -41,5 +41,10 @@ def make_logger(
 
 
 def quiet_libraries() -> None:
-    """Only warnings of libraries reach standard error."""
+    """Only warnings of libraries reach standard error, and nothing of the HTTP server.
+
+    What it would log is what callers sent it: a malformed request with its headers, key and all, and a
+    traceback for each. Failures of our own handlers are logged by the `Observer`.
+    """
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")

@@ -32,7 +32,8 @@ MAX_KEY_LENGTH: Final = 512
 def digest_key(key: str, pepper: bytes) -> str:
     """The digest under which a key is kept: 32 hexadecimal bytes of blake2b keyed with `pepper`."""
     pepper = hashlib.blake2b(pepper).digest()  # any length of secret becomes blake2b's 64 bytes
-    return hashlib.blake2b(key.encode(), key=pepper, digest_size=32).hexdigest()
+    # A header may hold bytes that are no UTF-8; aiohttp hands them over as lone surrogates.
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), key=pepper, digest_size=32).hexdigest()
 
 
 class TenantKey(BaseModel):

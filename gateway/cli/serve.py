@@ -53,7 +53,9 @@ async def _serve(
     config: "GatewayConfig", path: Path, worker: int, sock: socket.socket, stop: asyncio.Event
 ) -> None:
     from gateway.app import run_gateway
+    from gateway.logs import quiet_libraries
 
+    quiet_libraries()
     with sock:
         await run_gateway(config, config_dir=path.parent, worker=worker, sock=sock, stop=stop)
 

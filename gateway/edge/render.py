@@ -84,7 +84,7 @@ def response(dialect: str, error: GatewayError) -> web.Response:
     shape = shape_of(error)
     headers = retry_headers(error)
     if dialect == "openai":
-        if isinstance(error, UpstreamRejected) and error.is_callers and error.body:
+        if isinstance(error, UpstreamRejected) and error.is_callers and _is_openai_error(error.body):
             return web.Response(
                 status=shape.status, body=error.body, headers=headers, content_type="application/json"
             )
@@ -93,6 +93,14 @@ def response(dialect: str, error: GatewayError) -> web.Response:
         return web.Response(status=401, text=error.message, headers=headers)
     body = {"code": shape.pinecone_code, "message": error.message, "details": []}
     return json_response(body, status=shape.status, headers=headers)
+
+
+def _is_openai_error(body: bytes) -> bool:
+    """Whether an upstream's refusal is in the dialect, whole, and so can be handed on as it is."""
+    try:
+        return isinstance(msgspec.json.decode(body, type=dict[str, Any]).get("error"), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def control_plane_error(error: GatewayError) -> web.Response:

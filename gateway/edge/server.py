@@ -8,7 +8,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -36,10 +36,13 @@ STARTED: Final = web.RequestKey("started", bool)
 FAILURE: Final = web.RequestKey("failure", BaseException)
 """What ended a streamed answer that had already started."""
 BACKSTOP_S: Final = 2.0
+DECODED_ON_THE_LOOP: Final = 32 * 1024
+"""Bytes; a body of brackets alone takes 1 µs a byte to check."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
 _STALENESS_S: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -88,9 +91,13 @@ class Edge:
             async with asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S):
                 response = await handler(request)
             failure = request.get(FAILURE)
+        except ConnectionError as error:
+            failure = error  # the caller's connection: those behind us are translated in their adapters
+            raise
         except Exception as error:
             failure = translate(error, request)
             if STARTED in request:
+                _abort(request)
                 raise
             response = render.response(dialect, failure)
         except BaseException as error:
@@ -202,6 +209,13 @@ def context_of(request: web.Request) -> RequestContext:
     return request[CONTEXT]
 
 
+async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """`decode(body)`, off the event loop where it could hold up other callers' first tokens."""
+    if len(body) <= DECODED_ON_THE_LOOP:
+        return decode(body)
+    return await asyncio.to_thread(decode, body)
+
+
 async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises: BodyTooLarge: over the limit, compressed or not."""
     limit, ctx = request.client_max_size, request[CONTEXT]
@@ -234,6 +248,12 @@ def translate(error: Exception, request: web.Request) -> GatewayError:
             failure = GatewayError("something broke inside the gateway; the request id finds it in the log")
     failure.__cause__ = error
     return failure
+
+
+def _abort(request: web.Request) -> None:
+    """Drop the connection of an answer that cannot be ended: closing it would wait for its reader."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _request_id(request: web.Request) -> str:

@@ -74,7 +74,7 @@ class ScriptedProvider:
         self._good = good or (lambda: Step(answer("Answered", " well.")))
 
     def application(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=0)
         app.router.add_post("/v1/chat/completions", self._on_chat)
         return app
 
