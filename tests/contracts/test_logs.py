@@ -154,6 +154,33 @@ async def test_an_old_epoch_is_refused_from_every_client(rig: LogRig) -> None:
         assert await append(other, new, "c") == [await origin(rig.log) + 3]
 
 
+async def append_until_stale(log: Log, fence: Fence, name: str) -> int:
+    """How many appends were acknowledged before the epoch was fenced off."""
+    count = 0
+    while True:
+        try:
+            await append(log, fence, f"{name}-{count}")
+        except StaleEpoch:
+            return count
+        count += 1
+
+
+async def test_no_append_of_an_epoch_stands_after_the_next_one_began(rig: LogRig) -> None:
+    old = await rig.log.open_epoch(DOCS, Epoch(1), timeout_s=T)
+    async with rig.client(KEEP_ALL) as other:
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(append_until_stale(rig.log, old, f"w{n}")) for n in range(20)]
+            await append(other, old, "somewhere in between")
+            new = await other.open_epoch(DOCS, Epoch(2), timeout_s=T)
+        (last,) = await append(other, new, "new")
+        begin = await origin(rig.log)
+        entries = await take(rig.log, 0, begin - 1, last - begin + 1)
+        (end, *_) = await other.epoch_ends(DOCS, Epoch(1), timeout_s=T)
+    assert [e.sequence for e in entries if e.epoch == 2] == [new.tokens[0], last]
+    assert all(e.sequence <= end == new.tokens[0] - 1 for e in entries if e.epoch == 1)
+    assert sum(e.epoch == 1 for e in entries) == 2 + sum(task.result() for task in made)
+
+
 async def test_the_current_epoch_is_stored_although_a_stale_one_came_with_it(log: Log) -> None:
     old = await log.open_epoch(DOCS, Epoch(1), timeout_s=T)
     new = await log.open_epoch(DOCS, Epoch(2), timeout_s=T)
