@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,15 +30,11 @@ from gateway.providers.base import ChatProvider
 from gateway.routes import Route, Routes, Upstream
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.ingest_text import IngestText
-from gateway.stages.nearest_read import Candidate
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenants, TenantsFile, check_tenants
 from gateway.wire.page_tokens import PageTokens, page_key
-from regions import replicas
 from regions.live import Live
-from regions.names import IndexName, RegionId
-from regions.replicas.base import Replica
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
 from regions.status import summary
@@ -121,7 +117,7 @@ async def _build(
 
     pepper = resolve(config.tenants.pepper).encode()
     sparse = SparseEncoder(word_rates())
-    candidates = _build_replicas(config, resolve, stack)
+    candidates = connect.replicas(config, resolve, stack)
     models = await _build_embedders(config, resolve, stack)
     upstreams = await _build_providers(config, resolve, stack)
     if upstreams:
@@ -177,24 +173,6 @@ def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Ten
         config_dir / config.tenants.file, TenantsFile, {}, lambda f: check_tenants(f, config.indexes)
     )
     return Tenants(file, pepper)
-
-
-def _build_replicas(
-    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
-) -> Mapping[IndexName, Sequence[Candidate]]:
-    """Each index's replicas, this region's first."""
-    built: dict[IndexName, list[Candidate]] = {}
-    for name, index in config.indexes.items():
-        nearest_first = sorted(index.replicas, key=lambda r: r.region != config.region)
-        for section in nearest_first:
-            module = plugins.find(replicas, section.kind)
-            region = RegionId(section.region)
-            replica: Replica = module.build(
-                module.Config(**section.own()), index=IndexName(name), region=region, resolve=resolve
-            )
-            stack.push_async_callback(replica.close)
-            built.setdefault(IndexName(name), []).append(Candidate(region, replica))
-    return built
 
 
 async def _build_embedders(

@@ -11,6 +11,7 @@ import structlog
 from gateway.config import GatewayConfig
 from gateway.stages.nearest_read import Candidate
 from regions import logs, promotion, registers
+from regions import replicas as replica_kinds
 from regions.errors import Conflict, LogError
 from regions.live import Live, Place
 from regions.names import IndexName, RegionId
@@ -20,7 +21,7 @@ from regions.runtime import lifecycle, plugins
 from regions.runtime.config_file import SecretRef
 
 ESTABLISH_AGAIN_S: Final = 1.0
-CLOSE_S: Final = 5.0
+FENCE_AGAIN_S: Final = 5.0
 
 Resolve = Callable[[SecretRef], str]
 
@@ -40,6 +41,23 @@ def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> li
         stack.push_async_callback(log.close)
         made.append(Place(region, log, kept))
     return made
+
+
+def replicas(
+    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
+) -> Mapping[IndexName, Sequence[Candidate]]:
+    """Each index's replicas, this region's first; `stack` closes them."""
+    built: dict[IndexName, list[Candidate]] = {}
+    for name, index in config.indexes.items():
+        for section in sorted(index.replicas, key=lambda r: r.region != config.region):
+            module = plugins.find(replica_kinds, section.kind)
+            region = RegionId(section.region)
+            replica: Replica = module.build(
+                module.Config(**section.own()), index=IndexName(name), region=region, resolve=resolve
+            )
+            stack.push_async_callback(replica.close)
+            built.setdefault(IndexName(name), []).append(Candidate(region, replica))
+    return built
 
 
 async def live(
@@ -67,8 +85,8 @@ async def live(
     )
     await stack.enter_async_context(found.running())
     group = await stack.enter_async_context(asyncio.TaskGroup())
-    establishing = group.create_task(_establish(config, made, log))
-    stack.callback(establishing.cancel)
+    for work in (_establish(config, made, log), _keep_fenced(found, log)):
+        stack.callback(group.create_task(work).cancel)
     return found
 
 
@@ -90,6 +108,28 @@ async def _establish(config: GatewayConfig, made: Sequence[Place], log: structlo
                 del left[index]
         if left:
             await asyncio.sleep(ESTABLISH_AGAIN_S)
+
+
+async def _keep_fenced(live: Live, log: structlog.stdlib.BoundLogger) -> None:
+    """Close the logs of homes that were replaced by force, as soon as each can be reached again."""
+    done: set[tuple[IndexName, int, str]] = set()
+    while True:
+        for index, home in live.topology.homes.items():
+            for term in home.terms[:-1]:
+                key = (index, home.epoch, term.region)
+                if not term.is_forced or key in done or RegionId(term.region) not in live.topology.logs_s:
+                    continue
+                try:
+                    old = live.logs[RegionId(term.region)]
+                    await promotion.fence_off(old, home, RegionId(term.region))
+                    left = await promotion.tail_length(old, home, term)
+                except LogError as error:
+                    log.warning("old_home_open", index=index, region=term.region, error=str(error))
+                    continue
+                done.add(key)
+                if left:
+                    log.warning("unshipped_tail", index=index, region=term.region, up_to_entries=left)
+        await asyncio.sleep(FENCE_AGAIN_S)
 
 
 def first_home(config: GatewayConfig, index: str) -> RegionId:

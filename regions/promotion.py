@@ -144,6 +144,12 @@ async def fence_off(log: Log, home: Home, region: RegionId) -> None:
         return  # a later one is open there: the better
 
 
+async def tail_length(log: Log, home: Home, term: Term) -> int:
+    """At most so many entries lie beyond a term's end, of this index and others. Raises: LogUnavailable."""
+    lasts = await log.epoch_ends(IndexName(home.index), Epoch(term.epoch), timeout_s=CALL_S)
+    return sum(max(0, last - end) for last, end in zip(lasts, term.ends, strict=True))
+
+
 async def export_tail(log: Log, home: Home, term: Term) -> AsyncIterator[Entry]:
     """What the log of a term that was ended by force holds beyond its end: acknowledged, and no history.
 

@@ -79,6 +79,17 @@ class Home(msgspec.Struct, frozen=True):
                 break
         raise LsnSuperseded(f"epoch {epoch_of(floor)} of {self.index} ended before {floor}")
 
+    def is_history(self, region: RegionId, epoch: int, shard: int, sequence: int) -> bool:
+        """Whether an entry of a region's log is a part of the index's history.
+
+        What an old home went on taking after it was replaced by force is none, and nobody may apply it. An
+        epoch later than the present is one that is not decided yet.
+        """
+        term = next((term for term in self.terms if term.epoch == epoch), None)
+        if term is None or term.region != region:
+            return False
+        return not term.ends or (shard < len(term.ends) and sequence <= term.ends[shard])
+
     def successor(self, term: Term, ends: Sequence[int], *, is_forced: bool) -> "Home":
         """This home, ended where `ends` says, and the next term."""
         ended = msgspec.structs.replace(self.term, ends=list(ends), is_forced=is_forced)

@@ -94,6 +94,16 @@ def test_a_floor_of_a_later_epoch_is_ahead() -> None:
         Home(DOCS, [Term(1, US)]).needed(make_lsn(Epoch(2), 1), 0)
 
 
+def test_what_an_old_home_took_beyond_its_end_is_no_history() -> None:
+    home = Home(DOCS, [Term(1, US, ends=[10, 0], is_forced=True), Term(2, EU)])
+    assert home.is_history(US, 1, 0, 10)
+    assert not home.is_history(US, 1, 0, 11)
+    assert not home.is_history(US, 1, 1, 1)
+    assert home.is_history(EU, 2, 0, 10**9)
+    assert not home.is_history(US, 2, 0, 5)
+    assert not home.is_history(AP, 3, 0, 5)
+
+
 def topology(progress: Progress | None, home: Home | None = None) -> Topology:
     told = {} if progress is None else {(EU, US, shard): progress for shard in range(4)}
     return Topology(
