@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 LONG_TEXT_CHARS: Final = 32_768
+PIECE_CHARS: Final = 65_536
 
 
 @lru_cache(maxsize=1)
@@ -25,5 +26,11 @@ def warm() -> None:
 
 
 def count(text: str) -> int:
-    """Tokens of `text`; text that looks like a special token counts as plain text."""
-    return len(_encoding().encode_ordinary(text))
+    """Tokens of `text`; text that looks like a special token counts as plain text.
+
+    Long texts are counted in pieces, because the tokenizer refuses very long ones: a cut costs a token
+    at the most.
+    """
+    encoding = _encoding()
+    pieces = range(0, len(text), PIECE_CHARS)
+    return sum(len(encoding.encode_ordinary(text[at : at + PIECE_CHARS])) for at in pieces)

@@ -274,6 +274,29 @@ async def test_a_body_of_megabytes_reaches_the_upstream_whole(
     assert provider.seen[0].body["messages"][0]["content"] == parts
 
 
+async def test_an_answer_of_megabytes_without_usage_is_counted(
+    gateway: Running, provider: ScriptedProvider
+) -> None:
+    parts = [chunk({"content": "y" * 500_000})] * 3
+    provider.steps = [Step([ROLE, *parts, chunk({}, "stop"), DONE])]
+    status, told, _ = await ask(gateway, stream=True)
+    assert (status, told[-len(DONE) :]) == (200, DONE)
+    async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+        counted = (await response.text()).partition('{direction="output",model="big"} ')[2]
+    assert float(counted.split()[0]) > 100_000
+
+
+async def test_a_choice_that_the_upstream_did_not_give_leaves_the_answer_whole(
+    gateway: Running, provider: ScriptedProvider
+) -> None:
+    provider.steps = [Step(answer("Only one."))]
+    _, told, _ = await ask(gateway, stream=True, n=2, stream_options={"include_usage": True})
+    *_, finish, usage, done = told.split(b"\n\n")[:-1]
+    assert b'"finish_reason":"stop"' in finish
+    assert b'"usage"' in usage
+    assert done == b"data: [DONE]"
+
+
 class Fickle:
     """An endpoint that drops a connection, unanswered, at the second request that comes over it."""
 
