@@ -11,6 +11,9 @@ the *identical* batch is published again (by itself, since a refused one takes i
 | another refusal | either: the stream is read for it |
 | none | again, until the deadline; then nobody knows |
 
+A message alone is not wrapped in a batch, which the server would stage first: 1.3 ms instead of 6. To its
+repetition the server answers "stored", with the sequence that it has.
+
 Source: ADR-50; tried against server 2.15.1, with the id still known after a kill -9.
 """
 
@@ -98,7 +101,8 @@ async def _publish(session: Session, batch: Sequence[Outgoing], message_id: str,
     headers = {"Nats-Msg-Id": message_id}
     guarded: set[tuple[str, int]] = set()
     for place, message in enumerate(batch, 1):
-        headers |= {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(place)}
+        if len(batch) > 1:
+            headers |= {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(place)}
         if message.expected is not None and message.expected not in guarded:
             guarded.add(message.expected)
             subject, sequence = message.expected
@@ -107,7 +111,8 @@ async def _publish(session: Session, batch: Sequence[Outgoing], message_id: str,
         if place < len(batch):
             await session.send(message.subject, message.data, headers)
             headers = {}
-    headers["Nats-Batch-Commit"] = "1"
+    if len(batch) > 1:
+        headers["Nats-Batch-Commit"] = "1"
     answer = await session.ask(batch[-1].subject, batch[-1].data, headers, timeout_s=timeout_s)
     return stored_sequence(answer) - len(batch) + 1
 
