@@ -294,6 +294,18 @@ async def test_options_that_cannot_be_met_are_refused(rag: Rag, options: dict[st
     assert set((await response.json())["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_a_question_of_megabytes_is_searched_by_its_beginning(rag: Rag) -> None:
+    body = msgspec.json.encode(
+        {
+            "model": "none",
+            "messages": [{"role": "user", "content": "Who built the bridge? " + "lorem ipsum " * 80_000}],
+        }
+    )
+    response = await rag.gateway.session.post(f"{rag.gateway.url}/v1/chat/completions", data=body)
+    assert response.status == 200
+    assert response.headers["x-meridian-degraded"].startswith("snippets")
+
+
 async def test_embeddings_are_served_in_both_encodings(rag: Rag) -> None:
     url = f"{rag.gateway.url}/v1/embeddings"
     async with rag.gateway.session.post(url, json={"model": "minilm", "input": ["one", "two"]}) as response:

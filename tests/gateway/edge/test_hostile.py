@@ -251,7 +251,7 @@ async def test_an_upstream_that_hangs_after_the_finish_has_answered(
 
 
 async def test_a_burst_of_tiny_events_lets_others_in(gateway: Running, provider: ScriptedProvider) -> None:
-    burst = b"".join([chunk({"content": "x"})] * 20_000)
+    burst = b"".join([chunk({"content": "x"})] * 4_000)
     provider.steps = [Step([ROLE, burst, *answer("")[1:]])]
     loop = asyncio.get_running_loop()
     slow = loop.create_task(ask(gateway, stream=True))
@@ -259,8 +259,8 @@ async def test_a_burst_of_tiny_events_lets_others_in(gateway: Running, provider:
     while not slow.done():
         async with gateway.session.get(f"{gateway.url}/v1/models") as response:
             others += response.status == 200
-    assert (await slow)[1].count(b'"x"') == 20_000
-    assert others > 20
+    assert (await slow)[1].count(b'"x"') == 4_000
+    assert others > 5
 
 
 async def test_a_body_of_megabytes_reaches_the_upstream_whole(
