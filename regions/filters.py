@@ -135,10 +135,11 @@ def fields_of(tree: Filter) -> frozenset[str]:
 
 
 class _Reader:
-    """Reads one filter; counts its conditions, so that a small body cannot ask for unbounded work."""
+    """Reads one filter; counts its parts, so that a small body cannot ask for unbounded work."""
 
     def __init__(self) -> None:
         self._conditions = 0
+        self._operands = 0
 
     def object_(self, raw: object, path: str, depth: int) -> Filter:
         if not isinstance(raw, Mapping):
@@ -178,9 +179,9 @@ class _Reader:
             case "$ne":
                 return Not(AnyOf(field, frozenset((_scalar(operand, path),))))
             case "$in":
-                return AnyOf(field, _scalars(operand, path))
+                return AnyOf(field, self._scalars(operand, path))
             case "$nin":
-                return Not(AnyOf(field, _scalars(operand, path)))
+                return Not(AnyOf(field, self._scalars(operand, path)))
             case "$gt" | "$gte" | "$lt" | "$lte":
                 return Ordered(field, name, _number(operand, path))
             case "$exists":
@@ -190,6 +191,14 @@ class _Reader:
             case _:
                 raise BadFilter(path, "is no operator; known: $eq $ne $gt $gte $lt $lte $in $nin $exists")
 
+    def _scalars(self, operand: object, path: str) -> frozenset[tuple[str, Scalar]]:
+        if not isinstance(operand, list):
+            raise BadFilter(path, "expected a list")
+        self._operands += len(operand)
+        if self._operands > MAX_OPERANDS:
+            raise BadFilter(path, f"more than {MAX_OPERANDS} values in one filter")
+        return frozenset(_scalar(element, f"{path}[{i}]") for i, element in enumerate(operand))
+
 
 def _scalar(operand: object, path: str) -> tuple[str, Scalar]:
     if isinstance(operand, str | bool):
@@ -197,14 +206,6 @@ def _scalar(operand: object, path: str) -> tuple[str, Scalar]:
     if isinstance(operand, int | float):
         return "number", _number(operand, path)
     raise BadFilter(path, "expected a string, a number or a boolean")
-
-
-def _scalars(operand: object, path: str) -> frozenset[tuple[str, Scalar]]:
-    if not isinstance(operand, list):
-        raise BadFilter(path, "expected a list")
-    if len(operand) > MAX_OPERANDS:
-        raise BadFilter(path, f"more than {MAX_OPERANDS} values")
-    return frozenset(_scalar(element, f"{path}[{i}]") for i, element in enumerate(operand))
 
 
 def _number(operand: object, path: str) -> int | float:

@@ -6,7 +6,6 @@ so `pc.Index(name=…)` works; a bare host means the tenant's default index, so 
 Every handler is: find the index and the tenant's namespace, decode, one pipeline call, encode.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -17,7 +16,7 @@ from gateway.config import IndexConfig
 from gateway.context import RequestContext
 from gateway.edge import render
 from gateway.edge.server import Handler as HttpHandler
-from gateway.edge.server import context_of, read_body
+from gateway.edge.server import context_of, decoded, read_body
 from gateway.errors import BadRequest, GatewayError, NotFound, Unsupported
 from gateway.messages import Source, Written
 from gateway.stages import nearest_read
@@ -39,8 +38,6 @@ T = TypeVar("T")
 _Route = tuple[str, str, Callable[["_Call"], Awaitable[web.Response]]]
 
 STATS_PAGE: Final = api.MAX_NAMESPACES_LIMIT
-DECODED_ON_THE_LOOP: Final = 256 << 10
-"""Bytes; 2 MB take 50 ms to decode and check, which other callers' first tokens should not wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +115,14 @@ class PineconeFace:
         return written, _write_headers(written)
 
     async def _upsert(self, call: "_Call") -> web.Response:
-        body, shape = await call.body(), call.shape
-        if len(body) > DECODED_ON_THE_LOOP:
-            name, change = await asyncio.to_thread(wire.decode_upsert, body, shape)
-        else:
-            name, change = wire.decode_upsert(body, shape)
+        shape = call.shape
+        name, change = await call.decoded(lambda body: wire.decode_upsert(body, shape))
         _, headers = await self._write(call, Write(call.namespace(name), change))
         return _json(wire.encode_upserted(change), headers)
 
     async def _update(self, call: "_Call") -> web.Response:
-        name, change = wire.decode_update(await call.body(), call.shape)
+        shape = call.shape
+        name, change = await call.decoded(lambda body: wire.decode_update(body, shape))
         namespace = call.namespace(name)
         if isinstance(change, wire.DryRun):
             served = await self._pipelines.read(
@@ -138,12 +133,12 @@ class PineconeFace:
         return _json(wire.encode_updated(written.matched), headers)
 
     async def _delete(self, call: "_Call") -> web.Response:
-        name, change = wire.decode_delete(await call.body())
+        name, change = await call.decoded(wire.decode_delete)
         _, headers = await self._write(call, Write(call.namespace(name), change))
         return _json(b"{}", headers)
 
     async def _create_namespace(self, call: "_Call") -> web.Response:
-        name, change = wire.decode_create_namespace(await call.body())
+        name, change = await call.decoded(wire.decode_create_namespace)
         _, headers = await self._write(call, Write(call.namespace(name), change))
         return _json(wire.encode_created_namespace(name, change), headers, status=201)
 
@@ -154,7 +149,8 @@ class PineconeFace:
     # --- Reads -------------------------------------------------------------------------------
 
     async def _query(self, call: "_Call") -> web.Response:
-        query = wire.decode_query(await call.body(), call.shape)
+        shape = call.shape
+        query = await call.decoded(lambda body: wire.decode_query(body, shape))
         namespace = call.namespace(query.namespace)
         served = await self._pipelines.read(call.ctx, nearest_read.query(namespace, query))
         body = wire.encode_matches(served.value, query.namespace, call.config.text_field)
@@ -167,7 +163,7 @@ class PineconeFace:
         return _json(body, _read_headers(served.source))
 
     async def _fetch_by_metadata(self, call: "_Call") -> web.Response:
-        request, limit = wire.decode_fetch_by_metadata(await call.body())
+        request, limit = await call.decoded(wire.decode_fetch_by_metadata)
         namespace = call.namespace(request.namespace)
         scope = call.scope("fetch_by_metadata", namespace.stored)
         page = self._opened(scope, request.pagination_token)
@@ -210,7 +206,7 @@ class PineconeFace:
 
     async def _stats(self, call: "_Call") -> web.Response:
         """The tenant's own namespaces, counted page by page: the index's totals are everybody's."""
-        wire.check_stats(await call.body())
+        await call.decoded(wire.check_stats)
         counts: dict[str, int] = {}
         page = _NoPage
         while True:
@@ -237,14 +233,15 @@ class PineconeFace:
     # --- Records -----------------------------------------------------------------------------
 
     async def _upsert_records(self, call: "_Call") -> web.Response:
-        batch = records.decode_records(await call.body(), call.config.text_field)
+        text_field = call.config.text_field
+        batch = await call.decoded(lambda body: records.decode_records(body, text_field))
         done = await self._pipelines.ingest(call.ctx, TextBatch(call.path_namespace(), batch))
         headers = _write_headers(done.written) if done.written else {}
         headers["x-meridian-unchanged"] = str(done.unchanged)
         return web.Response(status=201, headers=headers)
 
     async def _search_records(self, call: "_Call") -> web.Response:
-        request = records.decode_search(await call.body())
+        request = await call.decoded(records.decode_search)
         namespace, tokens = call.path_namespace(), 0
         if request.query.inputs is not None:
             found = await self._pipelines.search(
@@ -336,8 +333,9 @@ class _Call:
     def shape(self) -> VectorShape:
         return VectorShape(self.config.dimension, self.config.metric)
 
-    async def body(self) -> bytes:
-        return await read_body(self.request)
+    async def decoded(self, decode: Callable[[bytes], T]) -> T:
+        """The body, read and decoded; long ones off the event loop."""
+        return await decoded(decode, await read_body(self.request))
 
     def params(self) -> list[tuple[str, str]]:
         return list(self.request.query.items())

@@ -12,6 +12,8 @@ import msgspec
 T = TypeVar("T")
 
 MAX_DEPTH: Final = 64
+MAX_PARTS: Final = 500_000
+"""Texts, braces and brackets of one body: 0.6 s of checking. A full upsert batch has some 30,000."""
 
 # Keys, braces and brackets are all that matters; what lies between is skipped in one step and never tried
 # again (possessive), which is four times as fast over long lists of numbers.
@@ -23,12 +25,14 @@ class BadJson(ValueError):
 
 
 def check_keys(body: bytes | memoryview) -> None:
-    """Raises: BadJson: some object repeats a key, or the nesting is deeper than `MAX_DEPTH`.
+    """Raises: BadJson: some object repeats a key, or the body is deeper or has more parts than allowed.
 
     Expects JSON that parses; on anything else it may say nothing, so decode as well.
     """
     stack: list[set[bytes]] = []
-    for found in _TOKEN.finditer(body):
+    for number, found in enumerate(_TOKEN.finditer(body)):
+        if number >= MAX_PARTS:
+            raise BadJson(f"more than {MAX_PARTS} texts, objects and lists")
         token = found.group(1)
         match token:
             case b"{" | b"[":

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from regions.errors import BadFilter
-from regions.filters import compile_filter, fields_of
+from regions.filters import MAX_OPERANDS, compile_filter, fields_of
 from tests.regions import strategies as st
 
 
@@ -79,3 +79,10 @@ def test_depth_and_number_of_conditions_are_bounded() -> None:
 def test_the_fields_of_a_filter_are_known() -> None:
     tree = compile_filter({"a": 1, "$or": [{"b": {"$exists": False}}, {"c": {"$gt": 1}}]})
     assert fields_of(tree) == {"a", "b", "c"}
+
+
+def test_operands_are_bounded_in_all_and_not_only_a_list_at_a_time() -> None:
+    half = list(range(MAX_OPERANDS // 2))
+    compile_filter({"$or": [{"a": {"$in": half}}, {"b": {"$nin": half}}]})
+    with pytest.raises(BadFilter, match="values in one filter"):
+        compile_filter({"$or": [{"a": {"$in": half}}, {"b": {"$nin": half}}, {"c": {"$in": [1]}}]})

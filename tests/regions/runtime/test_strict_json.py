@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regions.runtime.strict_json import BadJson, check_keys, decode
+from regions.runtime.strict_json import MAX_PARTS, BadJson, check_keys, decode
 
 texts = st.text(st.sampled_from('ab"\\{}[]:, \u00e9\n'), max_size=4)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts)
@@ -60,3 +60,9 @@ def test_a_key_written_with_escapes_is_the_same_key() -> None:
 def test_what_is_no_json_or_too_deep_is_refused(body: bytes) -> None:
     with pytest.raises(BadJson):
         decode(body, Any)
+
+
+def test_a_body_of_too_many_parts_is_refused() -> None:
+    body = b"[" + b",".join([b"[]"] * (MAX_PARTS // 2)) + b"]"
+    with pytest.raises(BadJson, match="more than"):
+        check_keys(body)
