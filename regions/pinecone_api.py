@@ -22,6 +22,10 @@ REQUEST_LSN_HEADER: Final = "x-pinecone-request-lsn"
 """On the answer to a write: the position it was given in its namespace."""
 INDEXED_LSN_HEADER: Final = "x-pinecone-max-indexed-lsn"
 """On the answer to a read: the highest position that was visible to it."""
+APPLY_HEADER: Final = "x-meridian-apply"
+"""Ours, on a write to a node: the position that the namespace gets, unless it is past it already."""
+POSITION_HEADER: Final = "x-meridian-position"
+"""Ours, on the 409 that refuses such a write: where the namespace is."""
 
 MAX_UPSERT_RECORDS: Final = 1_000
 MAX_BODY_BYTES: Final = 2 << 20

@@ -80,7 +80,15 @@ class Replica(Protocol):
     @property
     def index(self) -> IndexName: ...
 
-    async def apply(self, namespace: NamespaceRef, change: Change, *, timeout_s: float) -> Applied: ...
+    async def apply(
+        self, namespace: NamespaceRef, change: Change, *, timeout_s: float, position: Lsn | None = None
+    ) -> Applied:
+        """Change the namespace; with `position`, only if it is not past that already, and then it is there.
+
+        A change at the very position that the namespace has is applied (again). An index that remembers no
+        positions ignores it: Pinecone does. Raises: ReplicaAhead: the namespace is past `position`.
+        """
+        ...
 
     async def count_matching(
         self, namespace: NamespaceRef, filter_: dict[str, Any], *, timeout_s: float

@@ -38,9 +38,9 @@ from regions.changes import (
     UpdateByFilter,
     Upsert,
 )
-from regions.errors import ReplicaError, ReplicaRejected, ReplicaUnavailable
+from regions.errors import ReplicaAhead, ReplicaError, ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
-from regions.positions import Lsn, parse_lsn
+from regions.positions import NO_LSN, Lsn, parse_lsn
 from regions.records import Metadata, Query
 from regions.replicas.base import (
     Applied,
@@ -119,9 +119,13 @@ class PineconeReplica:
 
     # --- Writes ------------------------------------------------------------------------------
 
-    async def apply(self, namespace: NamespaceRef, change: Change, *, timeout_s: float) -> Applied:
+    async def apply(
+        self, namespace: NamespaceRef, change: Change, *, timeout_s: float, position: Lsn | None = None
+    ) -> Applied:
         method, path, body, idempotent = _request_of(namespace.stored, change)
-        answer = await self._call(method, path, body, timeout_s=timeout_s, idempotent=idempotent)
+        answer = await self._call(
+            method, path, body, timeout_s=timeout_s, idempotent=idempotent, position=position
+        )
         matched: int | None = None
         if isinstance(change, UpdateByFilter):
             matched = _decoded(answer.body, api.UpdateAnswer).matched_records
@@ -211,32 +215,48 @@ class PineconeReplica:
         *,
         timeout_s: float,
         idempotent: bool = True,
+        position: Lsn | None = None,
     ) -> _Answer:
         url = URL(self._base + path, encoded=True)
+        headers = {} if position is None else {api.APPLY_HEADER: str(position)}
         timeout = aiohttp.ClientTimeout(total=None, connect=min(timeout_s, self._connect_timeout_s))
         try:
             async with asyncio.timeout(timeout_s):  # one clock for both sendings
                 try:
-                    answer = await self._send(method, url, body, timeout)
+                    answer = await self._send(method, url, body, headers, timeout)
                 except _StaleConnection:
                     if not idempotent:
                         raise
-                    answer = await self._send(method, url, body, timeout)
+                    answer = await self._send(method, url, body, headers, timeout)
         except TimeoutError as error:
             raise ReplicaUnavailable(f"{self._name()} did not answer in {timeout_s:.3g} s") from error
         except aiohttp.ClientError as error:
-            raise ReplicaUnavailable(f"{self._name()} cannot be reached: {error}") from error
+            may_land = not isinstance(error, aiohttp.ClientConnectorError)
+            raise ReplicaUnavailable(
+                f"{self._name()} cannot be reached: {error}", may_land=may_land
+            ) from error
         if answer.status >= 400:
             raise self._failure(answer)
         return answer
 
     async def _send(
-        self, method: str, url: URL, body: bytes | None, timeout: aiohttp.ClientTimeout
+        self,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout: aiohttp.ClientTimeout,
     ) -> _Answer:
         seen = SimpleNamespace(reused=False)
         try:
             async with self._session().request(
-                method, url, data=body, timeout=timeout, allow_redirects=False, trace_request_ctx=seen
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=seen,
             ) as response:
                 return _Answer(response.status, response.headers, await response.read())
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -257,10 +277,14 @@ class PineconeReplica:
         return self._opened
 
     def _failure(self, answer: _Answer) -> ReplicaError:
+        if answer.status == 409 and api.POSITION_HEADER in answer.headers:
+            return ReplicaAhead(_lsn(answer.headers, (api.POSITION_HEADER,)) or NO_LSN)
         code, message = _reason(answer)
         if answer.status >= 500 or answer.status in _UNAVAILABLE:
             return ReplicaUnavailable(
-                f"{self._name()} answered {answer.status}: {message}", _retry_after_s(answer.headers)
+                f"{self._name()} answered {answer.status}: {message}",
+                _retry_after_s(answer.headers),
+                may_land=answer.status >= 500 or answer.status == 408,
             )
         return ReplicaRejected(answer.status, code, message)
 
