@@ -62,3 +62,15 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     values: list[float] = []
     sparse_values: SparseVector | None = None
     metadata: Metadata | None = None
+
+
+def patched(
+    record: Record, values: list[float] | None, sparse: SparseVector | None, metadata: Metadata | None
+) -> Record:
+    """The record after a partial update: vectors are replaced whole, metadata is merged by key."""
+    return msgspec.structs.replace(
+        record,
+        values=record.values if values is None else values,
+        sparse_values=record.sparse_values if sparse is None else sparse,
+        metadata={**(record.metadata or {}), **metadata} if metadata else record.metadata,
+    )
