@@ -55,6 +55,14 @@ PURE: Final = (
         "regions.selection",
         "regions.status",
     ),
+    *(
+        "regions.replicator.coalesce",
+        "regions.replicator.digest",
+        "regions.replicator.follower",
+        "regions.replicator.lane",
+        "regions.replicator.moves",
+        "regions.replicator.watermarks",
+    ),
 )
 IMPURE: Final = {"asyncio", "aiohttp", "time", "random", "os", "logging"}
 PLUGINS: Final = (
