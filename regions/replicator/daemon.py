@@ -1,0 +1,147 @@
+"""The replicator of a region: one driver for each shard of each home, under one lease, in one TaskGroup.
+
+The holder of the lease follows every home's log, writes a heartbeat into every shard of its own region's log
+each second, so that silence has an age, and has every log keep what its followers have not applied. When the
+lease is lost, or ends unrenewed, everything stops; another daemon goes on after the settle time.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import msgspec
+
+from regions.errors import LogCorrupt, LogRecreated, LogTrimmed, LogUnavailable
+from regions.logs.base import Log
+from regions.names import IndexName, RegionId
+from regions.replicator import moves
+from regions.replicator.driver import Driver, Epochs, Fenced
+from regions.replicator.follower import Pace
+from regions.replicator.lease import Lease, LeaseLost
+from regions.replicator.pacing import Pacer
+from regions.replicator.snapshot import Route, Site
+
+_CALL_S: Final = 2.0
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """How a daemon keeps its place; seconds."""
+
+    lease_s: float = 6.0
+    """Without a renewal another daemon takes over after this and the settle time."""
+    beat_s: float = 1.0
+    hold_s: float = 10.0
+    """Between two renewals of what the logs keep for us."""
+    keep_s: float = 86_400.0
+    """How long a log keeps what we have not read when we are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a daemon works with: its own region, the others, every home's log."""
+
+    here: Site
+    others: Sequence[Site]
+    logs: Mapping[RegionId, Log]
+    homes: Mapping[RegionId, Sequence[IndexName]]
+    """The indexes whose writes each log takes, or took."""
+    epochs: Epochs
+    calls_per_s: float = 100.0
+
+
+class Daemon:
+    """One replicator process of a region; any number may run, one of them works."""
+
+    def __init__(self, name: str, around: Surroundings, pace: Pace, terms: Terms) -> None:
+        """`name` is of this process alone: no other run of any daemon ever has it."""
+        self._process, self._around, self._pace, self._terms = name, around, pace, terms
+        self._tenures, self._name = 0, name
+        self.drivers: dict[tuple[RegionId, int], Driver] = {}
+        """Those at work, by home and shard."""
+        self._pacers = {index: Pacer(around.calls_per_s) for index in around.here.replicas}
+        self._until_s = 0.0
+
+    async def run(self) -> NoReturn:
+        """Work whenever the lease is ours, for ever."""
+        while True:
+            lease = self._next_lease()
+            self._until_s = await lease.acquire()
+            try:
+                await self._work(lease)
+            except* (LeaseLost, Fenced, TimeoutError):
+                pass  # somebody else works now
+
+    def _next_lease(self) -> Lease:
+        """A lease under a new name: what we sent in the tenure before is waited for like anybody else's."""
+        self._tenures += 1
+        self._name = f"{self._process}.{self._tenures}"
+        return Lease(
+            self._around.here.registers,
+            self._name,
+            lease_s=self._terms.lease_s,
+            settle_s=self._pace.apply_settle_s,
+        )
+
+    async def _work(self, lease: Lease) -> None:
+        """Until the lease is lost."""
+        self.drivers.clear()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew(lease))
+            if (own := self._around.logs.get(self._around.here.region)) is not None:
+                tasks.create_task(self._beat(own))
+            for home, log in self._around.logs.items():
+                tasks.create_task(self._hold(home, log))
+                for shard in range(log.shards):
+                    route = Route(
+                        home, shard, self._around.here, self._around.others, self._around.homes[home]
+                    )
+                    tasks.create_task(self._follow(route, log))
+
+    async def _follow(self, route: Route, log: Log) -> None:
+        """One driver after the other, each after what the one before sent has settled."""
+        while True:
+            driver = Driver(route, log, self._around.epochs, self._pacers, writer=self._name, pace=self._pace)
+            driver.feed(moves.Leased(self._until_s))
+            self.drivers[route.home, route.shard] = driver
+            try:
+                await driver.run()
+            except (LogTrimmed, LogRecreated, LogCorrupt):
+                del self.drivers[route.home, route.shard]
+                await asyncio.sleep(self._pace.call_timeout_s + self._pace.apply_settle_s)
+
+    async def _renew(self, lease: Lease) -> None:
+        """Raises: LeaseLost; TimeoutError: it ended, and nobody could be asked."""
+        while True:
+            await asyncio.sleep(self._terms.lease_s / 4)
+            async with asyncio.timeout_at(self._until_s):
+                self._until_s = await self._renewed(lease)
+            for driver in self.drivers.values():
+                driver.feed(moves.Leased(self._until_s))
+
+    async def _renewed(self, lease: Lease) -> float:
+        while True:
+            try:
+                return await lease.renew()
+            except LogUnavailable:
+                await asyncio.sleep(self._terms.lease_s / 20)
+
+    async def _beat(self, log: Log) -> None:
+        while True:
+            for shard in range(log.shards):
+                try:
+                    await log.beat(shard, timeout_s=_CALL_S)
+                except LogUnavailable:
+                    continue  # the age that readers see says so
+            await asyncio.sleep(self._terms.beat_s)
+
+    async def _hold(self, home: RegionId, log: Log) -> None:
+        """Have the log keep what our followers may still need."""
+        while True:
+            after = [self.drivers.get((home, shard)) for shard in range(log.shards)]
+            if all(driver is not None and driver.follower.is_settled for driver in after):
+                sequences = [driver.follower.progress.hold_after for driver in after if driver is not None]
+                with suppress(LogUnavailable):  # the last one lasts for a day
+                    await log.hold(self._around.here.region, sequences, lease_s=self._terms.keep_s)
+            await asyncio.sleep(self._terms.hold_s)

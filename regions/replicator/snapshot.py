@@ -1,0 +1,206 @@
+"""Copies a namespace from the most advanced other replica: what a follower does when its log is not enough.
+
+The copy is a mixture: the source goes on changing while it is read. It holds at least what the source had at
+`start`, and nothing that came after `end`; applying the log from `start` to `end` over it makes it exact,
+because a change says what an id becomes, never how it differs.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from regions.changes import Change, Delete, Upsert
+from regions.errors import LogUnavailable, ReplicaAhead, ReplicaError
+from regions.logs.base import Log
+from regions.names import IndexName, NamespaceRef, RegionId
+from regions.positions import Lsn, sequence_of
+from regions.registers.base import Registers
+from regions.replicas.base import Replica
+from regions.replicator import moves
+from regions.replicator.visibility import NOBODY, wait_visible
+from regions.replicator.watermarks import Progress, decode, namespace_of, progress_key
+from regions.topology import shard_of
+
+_CALL_S: Final = 10.0
+_AGAIN_S: Final = 1.0
+_PAGE: Final = 100
+"""Ids a page: what Pinecone lists at once, and few enough for one upsert of long records."""
+
+Write = Callable[[NamespaceRef, Change, Lsn], Awaitable[Lsn | None]]
+"""Changes our own index, under the lease and at its pace, until it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A region, as far as replication goes: where it notes things, and its indexes."""
+
+    region: RegionId
+    registers: Registers
+    replicas: Mapping[IndexName, Replica]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A shard of a home's log, on its way to a region; `indexes` are those with that home."""
+
+    home: RegionId
+    shard: int
+    here: Site
+    others: Sequence[Site]
+    indexes: Sequence[IndexName]
+
+
+class Snapshots:
+    """Finds sources and copies from them, for one route."""
+
+    def __init__(self, route: Route, log: Log) -> None:
+        self._route, self._log = route, log
+        self._key = progress_key(route.home, route.shard)
+
+    # --- Which source ------------------------------------------------------------------------
+
+    async def survey(self, effect: moves.Survey) -> moves.Surveyed | moves.Adopted:
+        """The most advanced other replica and all there is to copy; waits until somebody can be one."""
+        while True:
+            try:
+                told = {site.region: await self._progress(site) for site in self._route.others}
+                best = self._best(told, effect)
+                if best is not None:
+                    return await self._surveyed(*best, effect)
+                if self._is_ahead(told, effect):
+                    return moves.Adopted()
+            except (LogUnavailable, ReplicaError):
+                pass  # whoever does not answer may be the most advanced: ask again
+            await asyncio.sleep(_AGAIN_S)
+
+    def _best(
+        self, told: Mapping[RegionId, Progress | None], effect: moves.Survey
+    ) -> tuple[Site, Progress] | None:
+        found = [
+            (progress.received, site, progress)
+            for site in self._route.others
+            if (progress := told[site.region]) is not None
+            and progress.incarnation == effect.shard.incarnation
+            and not progress.is_resyncing
+            and progress.received >= effect.received
+        ]
+        best = max(found, key=lambda each: each[0], default=None)
+        return best[1:] if best is not None else None
+
+    def _is_ahead(self, told: Mapping[RegionId, Progress | None], effect: moves.Survey) -> bool:
+        """Whether our copy is the one to go on from, in a new stream that nobody follows yet."""
+        if effect.progress.incarnation == effect.shard.incarnation:
+            return False
+        mine = (effect.progress.received, self._route.here.region)
+        return all(
+            progress is None
+            or (progress.incarnation == effect.progress.incarnation and (progress.received, region) <= mine)
+            for region, progress in told.items()
+        )
+
+    async def _surveyed(self, site: Site, progress: Progress, effect: moves.Survey) -> moves.Surveyed:
+        found = {namespace_of(key) for key in (*progress.behind, *effect.progress.behind)}
+        for index in self._route.indexes if effect.indexes is None else effect.indexes:
+            for replica in (site.replicas[index], self._route.here.replicas[index]):
+                found.update(await _namespaces(replica))
+        shards = self._log.shards
+        mine = [namespace for namespace in found if shard_of(namespace, shards) == self._route.shard]
+        if effect.indexes is not None:
+            mine = [namespace for namespace in mine if namespace.index in effect.indexes]
+        return moves.Surveyed(progress, sorted(mine))
+
+    async def _progress(self, site: Site) -> Progress | None:
+        register = await site.registers.get(self._key, timeout_s=_CALL_S)
+        return decode(register.value) if register is not None else None
+
+    # --- Copying -----------------------------------------------------------------------------
+
+    async def seek(self, effect: moves.Seek) -> moves.Sought:
+        """Whether there is something to copy from: until there is, what we have stays readable."""
+        try:
+            source = await self._source(effect.namespace, effect.applied)
+        except LogUnavailable:
+            source = None
+        return moves.Sought(effect.namespace, source is not None)
+
+    async def copy(self, effect: moves.Copy, write: Write) -> moves.Copied | moves.CopyFailed:
+        """Make our namespace what another region's is, between `start` and `end`."""
+        namespace = effect.namespace
+        try:
+            source = await self._source(namespace, effect.applied)
+            if source is None:
+                return moves.CopyFailed(namespace)
+            site, start = source
+            ours, theirs = self._route.here.replicas[namespace.index], site.replicas[namespace.index]
+            # Our own index lists only what reads of it see: what was written before has to be visible first.
+            await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
+            kept = await self._put(theirs, effect, write)
+            await self._remove(ours, kept, effect, write)
+            await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
+            end = (await self._log.state(self._route.shard, timeout_s=_CALL_S)).last
+        except ReplicaAhead as error:
+            return moves.CopyFailed(namespace, sequence_of(error.position))
+        except (ReplicaError, LogUnavailable):
+            return moves.CopyFailed(namespace)
+        return moves.Copied(namespace, start, end)
+
+    async def _source(self, namespace: NamespaceRef, applied: int) -> tuple[Site, int] | None:
+        """The readable replica that is furthest, and where it is; none when all are behind ours."""
+        state = await self._log.state(self._route.shard, timeout_s=_CALL_S)
+        best: tuple[Site, int] | None = None
+        for site in self._route.others:
+            try:
+                progress = await self._progress(site)
+            except LogUnavailable:
+                continue  # then another one
+            if progress is None or progress.incarnation != state.incarnation:
+                continue
+            start = progress.mark(namespace).queryable
+            if not progress.is_readable(namespace) or start < applied:
+                continue
+            if best is None or start > best[1]:
+                best = site, start
+        return best
+
+    async def _put(self, theirs: Replica, effect: moves.Copy, write: Write) -> set[str]:
+        """Write every record of the source here; their ids."""
+        kept: set[str] = set()
+        token: str | None = None
+        while True:
+            page = await theirs.list_ids(
+                effect.namespace, prefix="", limit=_PAGE, token=token, timeout_s=_CALL_S
+            )
+            fetched = await theirs.fetch(effect.namespace, page.ids, timeout_s=_CALL_S) if page.ids else None
+            if fetched is not None and fetched.records:
+                await write(effect.namespace, Upsert([*fetched.records.values()]), effect.position)
+                kept.update(fetched.records)
+            token = page.next_token
+            if token is None:
+                return kept
+
+    async def _remove(self, ours: Replica, kept: set[str], effect: moves.Copy, write: Write) -> None:
+        """Delete what the source has not."""
+        surplus: list[str] = []
+        token: str | None = None
+        while True:
+            page = await ours.list_ids(
+                effect.namespace, prefix="", limit=_PAGE, token=token, timeout_s=_CALL_S
+            )
+            surplus += [id_ for id_ in page.ids if id_ not in kept]
+            token = page.next_token
+            if token is None:
+                break
+        for at in range(0, len(surplus), _PAGE):
+            await write(effect.namespace, Delete(surplus[at : at + _PAGE]), effect.position)
+
+
+async def _namespaces(replica: Replica) -> list[NamespaceRef]:
+    found: list[NamespaceRef] = []
+    token: str | None = None
+    while True:
+        page = await replica.list_namespaces(prefix="", limit=_PAGE, token=token, timeout_s=_CALL_S)
+        found += [NamespaceRef(replica.index, info.stored) for info in page.namespaces]
+        token = page.next_token
+        if token is None:
+            return found
