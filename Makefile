@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log retrieval kill-node lock
+.PHONY: help up test lint bench bench-node bench-log retrieval kill-node sim lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
 
 kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is lost
 	@$(BIN)/python -m bench.node_kill $(ARGS)
+
+sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
+	@$(BIN)/python -m tests.simulation $(or $(SEEDS),1000)
 
 lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashes
 	@mkdir -p requirements
