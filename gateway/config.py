@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway import embedders, providers
 from gateway.catalogue import SEED_MODELS, ModelCard
@@ -157,6 +157,27 @@ class RegionConfig(Section):
         return PluginSection(**{name: value for name, value in shared.items() if name in known})
 
 
+class ReplicatorConfig(Section):
+    lease_s: float = Field(
+        8, gt=0, description="A replicator that is gone is replaced after this and apply_settle_s."
+    )
+    call_s: float = Field(
+        4, gt=0, description="What one call on an index may take; none is made that could outlive the lease."
+    )
+    apply_settle_s: float = Field(
+        2, ge=0, description="A call without an answer takes effect within this time, or never."
+    )
+    calls_per_s: float = Field(
+        100, gt=0, description="Calls on an index: Pinecone takes about 100 a second and namespace."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ReplicatorConfig":
+        if self.lease_s * 3 / 4 < self.call_s + 1:
+            raise ValueError("call_s + 1 must not exceed 3/4 of lease_s, or nothing could ever be sent")
+        return self
+
+
 class RegionsConfig(Section):
     places: dict[str, RegionConfig] = Field(
         min_length=1, examples=[EXAMPLE_PLACES], description="Every region's log, by region."
@@ -166,6 +187,7 @@ class RegionsConfig(Section):
     )
     reads: ReadsConfig = ReadsConfig()
     writes: WritesConfig = WritesConfig()
+    replicator: ReplicatorConfig = ReplicatorConfig()
 
 
 class LogConfig(Section):

@@ -14,11 +14,12 @@ import typer
 from regions.runtime.parent import bind_to_parent
 
 COMMANDS: Final[dict[str, str]] = {
-    "up": "Start a region here, ask it a question, keep it running.",
+    "up": "Start three regions here, ask each a question, keep them running.",
     "ask": "Ask a question; stream the answer and its sources.",
     "ingest": "Put files into a namespace: .jsonl .md .txt .html",
     "serve": "Run a gateway.",
     "node": "Run the embedded vector index.",
+    "replicate": "Apply every region's changes to this region's indexes.",
     "index": "Create indexes in every region of a configuration.",
     "check-config": "Name every problem of a configuration.",
     "config": "Show a configuration, or a commented example.",

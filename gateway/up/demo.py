@@ -1,16 +1,16 @@
-"""What a new region does first: take in the bundled corpus, and answer a question as soon as it can."""
+"""What new regions do first: take in the bundled corpus, and answer a question as soon as they can."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gateway.data import corpus_path
 from gateway.ingest.gateway_client import GatewayClient, GatewayFailed
 from gateway.ingest.run import IngestOptions, Tally, run_ingest
 from gateway.up import plan
 from gateway.up.answers import Asked, ask
-from gateway.up.plan import Plan
+from gateway.up.plan import Place, Plan
 from gateway.up.problems import CommandFailed
 from gateway.up.processes import Processes
 from gateway.up.report import Report
@@ -22,15 +22,19 @@ IN_FLIGHT: Final = 3
 FIRST_PASSAGES: Final = 200
 """Enough to answer from: the question is asked once these are in."""
 
+PATIENCE_S: Final = 60.0
+POLL_S: Final = 0.1
+SAY_EVERY_S: Final = 1.0
+
 QUESTION: Final = "who got the first nobel prize in physics"
 """Answered by the first passages of the corpus."""
 
 
 class Demo:
-    """Fills a region and asks it, over its public port, as a tenant does."""
+    """Fills the regions through the first one and asks each, over its public port, as a tenant does."""
 
-    def __init__(self, region: Plan, key: str, processes: Processes, report: Report) -> None:
-        self._region, self._key = region, key
+    def __init__(self, regions: Plan, key: str, processes: Processes, report: Report) -> None:
+        self._places, self._key = regions.places, key
         self._processes, self._report = processes, report
 
     async def run(self, question: str, *, is_demo_only: bool) -> None:
@@ -40,13 +44,15 @@ class Demo:
         runs here. It keeps no state, so standing still is being cancelled and started again.
         """
         total = await asyncio.to_thread(count_lines, corpus_path())
+        await self._until_home_is_known()
         there = await asyncio.to_thread(self._count)
         if there < min(FIRST_PASSAGES, total):
             with self._report.phase(f"first {FIRST_PASSAGES} passages in"):
                 await self._ingest_first()
         else:
             self._report.line(f"  {there} of {total} passages are in")
-        await self._ask(question)
+        await self._until_everywhere()
+        await self._ask_everywhere(question)
         if is_demo_only:
             return
         if there < total:
@@ -55,13 +61,20 @@ class Demo:
                 await self._ingest(lambda tally: moved(tally.records))
             took = asyncio.get_running_loop().time() - begun
             self._report.phase_took(f"whole corpus in: {total} passages", took)
+            await self._until_everywhere()
         self._how_to_go_on(question)
+
+    @property
+    def _home(self) -> Place:
+        return self._places[0]
+
+    # --- Filling -----------------------------------------------------------------------------
 
     def _count(self) -> int:
         """Passages that the demo's namespace holds already."""
         from pinecone import Pinecone
 
-        control = self._region.gateway_url
+        control = self._home.gateway_url
         with Pinecone(api_key=self._key, host=control) as client, client.index(plan.INDEX) as index:
             namespaces = index.describe_index_stats().namespaces
         there = namespaces.get(plan.NAMESPACE)
@@ -83,7 +96,7 @@ class Demo:
     async def _ingest(self, heard: Callable[[Tally], None]) -> None:
         """Take in the corpus; what is there already costs a comparison only."""
         options = IngestOptions([corpus_path()], in_flight=IN_FLIGHT, batch_records=BATCH)
-        url = self._region.gateway_url
+        url = self._home.gateway_url
         try:
             async with GatewayClient(url, self._key, index=plan.INDEX, namespace=plan.NAMESPACE) as client:
                 tally = await run_ingest(client, options, heard)
@@ -92,23 +105,92 @@ class Demo:
         for refusal in tally.refused:
             self._report.line(f"  refused: {refusal}")
 
-    async def _ask(self, question: str) -> None:
+    # --- Waiting -----------------------------------------------------------------------------
+
+    async def _until_home_is_known(self) -> None:
+        """Every gateway knows where writes go, and every replica can be read."""
+        with self._report.phase(f"home of {plan.INDEX!r} is {self._home.region}; every replica can be read"):
+            async with asyncio.timeout(PATIENCE_S):
+                for place in self._places:
+                    # Nobody sets an event for us.
+                    while not _is_readable(await standings(place), len(self._places)):  # noqa: ASYNC110
+                        await asyncio.sleep(POLL_S)
+
+    async def _until_everywhere(self) -> None:
+        """Wait until every replica shows all that is written by now, and say how far each is.
+
+        A replica whose lag is shorter than the time since now has everything from before now.
+        """
+        loop = asyncio.get_running_loop()
+        begun, said_s = loop.time(), 0.0
+        while True:
+            standing = await standings(self._home)
+            waited_s = loop.time() - begun
+            lags = {region: each.get("queryable_lag_s") for region, each in standing.items()}
+            line = ", ".join(
+                f"{region} {'?' if lag is None else f'{lag:.1f} s'}" for region, lag in lags.items()
+            )
+            if all(lag is not None and lag < waited_s for lag in lags.values()):
+                self._report.phase_took("all of it in every region", waited_s)
+                self._report.line(f"  lag: {line}")
+                return
+            if waited_s > PATIENCE_S:
+                raise CommandFailed(
+                    f"after {waited_s:.0f} s the regions still lag: {line}", "their logs say why"
+                )
+            if waited_s - said_s > SAY_EVERY_S:
+                said_s = waited_s
+                self._report.line(f"  lag: {line}")
+            await asyncio.sleep(POLL_S)
+
+    # --- Asking ------------------------------------------------------------------------------
+
+    async def _ask_everywhere(self, question: str) -> None:
         report = self._report
         report.line()
         report.line(f"Q: {question}")
-        asked = Asked(question, self._region.gateway_url, self._key, plan.MODEL)
-        answer = await ask(asked, report.text)
-        report.sources(answer)
-        report.phase_took("first answer, from the start", report.elapsed_s())
+        for place in self._places:
+            asked = Asked(question, place.gateway_url, self._key, plan.MODEL)
+            if place == self._home:
+                report.sources(await ask(asked, report.text))
+                report.phase_took("first answer, from the start", report.elapsed_s())
+            else:
+                report.receipt(await ask(asked, _unheard))
         report.memory(self._processes.resident_bytes())
 
     def _how_to_go_on(self, question: str) -> None:
-        report, url = self._report, self._region.gateway_url
+        report = self._report
         report.memory(self._processes.resident_bytes())
-        for line in GO_ON.format(
-            url=url, operators=self._region.operators_url, key=self._key, model=plan.MODEL, question=question
-        ).splitlines():
+        report.line()
+        for place in self._places:
+            url, operators = place.gateway_url, place.operators_url
+            report.line(f"  {place.region:<13} {url}        operators {operators}  /readyz /metrics")
+        url = self._home.gateway_url
+        for line in GO_ON.format(url=url, key=self._key, model=plan.MODEL, question=question).splitlines():
             report.line(line)
+
+
+async def standings(place: Place) -> Mapping[str, Mapping[str, Any]]:
+    """How far the replicas of the demo's index are, as a region's gateway sees them; {} when it is silent."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=2)
+    url = f"{place.operators_url}/readyz"
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            told: Mapping[str, Any] = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return {}
+    found: Mapping[str, Mapping[str, Any]] = told.get("replicas", {}).get(plan.INDEX, {})
+    return found
+
+
+def _is_readable(standing: Mapping[str, Mapping[str, Any]], count: int) -> bool:
+    return len(standing) == count and all(each.get("state") == "readable" for each in standing.values())
+
+
+def _unheard(_: str) -> None:
+    """The same answer was shown before."""
 
 
 async def _either(event: asyncio.Event, task: "asyncio.Task[None]") -> None:
@@ -125,10 +207,9 @@ def count_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-GO_ON: Final = """
-  gateway    {url}        OpenAI dialect under {url}/v1, Pinecone dialect at {url}
-  operators  {operators}        /readyz /metrics
-  key        {key}
+GO_ON: Final = """  key           {key}
+
+Each region has the OpenAI dialect under /v1 and the Pinecone dialect at /.
 
 curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
   -H 'Content-Type: application/json' \\

@@ -26,7 +26,7 @@ class Processes:
         self._ended: dict[str, ChildEvent] = {}
 
     async def start(self, spec: ChildSpec) -> None:
-        """Start a process and keep it running; its log begins anew. Returns once there is a process."""
+        """Start a process and keep it running; what it says begins anew. Returns once there is a process."""
         if spec.log:
             spec.log.unlink(missing_ok=True)
         self._started[spec.name] = asyncio.Event()
@@ -57,6 +57,10 @@ class Processes:
             if loop.time() > deadline:
                 raise CommandFailed(f"the {name} was not ready within {timeout_s:g} s", "its log may say why")
             await asyncio.sleep(POLL_S)
+
+    def pid(self, name: str) -> int | None:
+        """The process as it runs now; None while it does not."""
+        return self._pids.get(name)
 
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory of each process with its descendants."""

@@ -53,11 +53,22 @@ class Report:
         self._console.print()
         for number, source in enumerate(answer.sources, 1):
             self._console.print(f"  [{number}] {source.title}  {source.url}", markup=False)
+        self.receipt(answer)
+
+    def receipt(self, answer: Answer) -> None:
+        """What there is to know about an answer that is not shown."""
         self._console.print("  " + " · ".join(receipt(answer)), style="dim", markup=False)
 
     def memory(self, resident: Mapping[str, int]) -> None:
-        parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in resident.items())
-        self.line(f"  memory: {sum(resident.values()) / MIB:.0f} MiB resident ({parts})")
+        """Resident memory in all and by kind of process: `us-east node` is of the kind `node`."""
+        kinds: dict[str, list[int]] = {}
+        for name, size in resident.items():
+            kinds.setdefault(name.rpartition(" ")[2], []).append(size)
+        parts = ", ".join(
+            f"{len(sizes)} x {kind} {sum(sizes) / len(sizes) / MIB:.0f}" for kind, sizes in kinds.items()
+        )
+        total = sum(resident.values()) / MIB
+        self.line(f"  memory: {total:.0f} MiB resident in {len(resident)} processes ({parts})")
 
     def ending(self) -> None:
         """From now on, processes end because they are told to."""

@@ -3,6 +3,10 @@
 The kernel is asked to send the signal (Linux), and a thread waits for the end of stdin, a pipe whose
 other end only the parent holds (any Unix). Both, because the first is missed by a child whose parent
 died before it asked, and the second by one whose interpreter hangs.
+
+A program that is not ours is bound by `python -m regions.runtime.parent PROGRAM ARGUMENT...`, which asks
+and then becomes the program. It has no thread that waits: where the kernel knows no such request, that
+program outlives a parent that is killed.
 """
 
 import os
@@ -36,3 +40,13 @@ def _exit_at_end_of_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)
+
+
+def main() -> None:
+    """Become the program that the arguments name, bound to the parent."""
+    bind_to_parent(os.environ)
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - the program is the caller's, and there is no shell
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,8 @@ BASE_PORT: Final = 24_401
 
 @contextlib.asynccontextmanager
 async def up(home: Path, *args: str) -> AsyncIterator[Process]:
-    argv = [sys.executable, "-m", "gateway", "up", "--data-dir", str(home), "--base-port", str(BASE_PORT)]
+    options = ["--regions", "us-east", "--data-dir", str(home), "--base-port", str(BASE_PORT)]
+    argv = [sys.executable, "-m", "gateway", "up", *options]
     env = {name: value for name, value in os.environ.items() if not name.startswith("MERIDIAN_")}
     process = await asyncio.create_subprocess_exec(*argv, *args, stdout=PIPE, stderr=STDOUT, env=env)
     try:
@@ -62,7 +63,7 @@ async def test_up_answers_with_its_sources_and_leaves_nothing_behind(tmp_path: P
         assert int(resident[1]) < 1024
         # Its end by Ctrl-C: within five seconds, and everything it started with it.
         started = children(process)
-        assert len(started) == 2
+        assert len(started) == 4
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(GONE_S):
             await process.communicate()

@@ -1,0 +1,106 @@
+"""A gateway's configuration in, its region's replicator out: the composition root of `meridian replicate`.
+
+The same file as the gateway's, so that the two never disagree on what a region consists of.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway import connect
+from gateway.config import GatewayConfig, RegionsConfig
+from gateway.logs import make_logger
+from regions import replicas
+from regions.errors import ConfigError, ConfigProblem
+from regions.fences import Fences
+from regions.live import Live, Place
+from regions.names import IndexName, RegionId
+from regions.replicas.base import Replica
+from regions.replicator.daemon import Daemon, Surroundings, Terms
+from regions.replicator.epochs import LiveEpochs
+from regions.replicator.follower import Pace
+from regions.replicator.snapshot import Site
+from regions.runtime import config_file, lifecycle, plugins
+from regions.runtime.config_file import SecretRef
+
+
+async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: asyncio.Event) -> None:
+    """Replicate into the configuration's region until `stop` is set.
+
+    Raises: ConfigError: no regions are configured, or a secret cannot be used.
+    """
+    log = make_logger(config.log.level, config.log.format, region=config.region, worker=0)
+    async with AsyncExitStack() as stack:
+        daemon = await _build(config, config_dir, stack)
+        log.info("replicating", homes=sorted(config.regions.places if config.regions else ()))
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(daemon.run())
+            await stop.wait()
+            working.cancel()
+    log.info("stopped")
+
+
+async def _build(config: GatewayConfig, config_dir: Path, stack: AsyncExitStack) -> Daemon:
+    def resolve(ref: SecretRef) -> str:
+        return config_file.resolve_secret(ref, config_dir, os.environ)
+
+    places = await connect.places(config, resolve, stack)
+    here = RegionId(config.region)
+    sites = _sites(config, places, resolve, stack)
+    if here not in sites or config.regions is None:
+        problem = ConfigProblem("regions.places", f"does not have {here}, the region to replicate into")
+        raise ConfigError("replicate", [problem])
+    live = Live(
+        here,
+        places,
+        {},
+        clock=asyncio.get_running_loop().time,
+        wall_clock=lifecycle.wall_clock,
+        skew_s=config.regions.clock_skew_ms / 1000,
+    )
+    await stack.enter_async_context(live.running())
+    fences = Fences(live.logs, lambda: live.topology)
+    indexes = [IndexName(name) for name in config.indexes]
+    around = Surroundings(
+        here=sites[here],
+        others=[site for region, site in sites.items() if region != here],
+        logs=live.logs,
+        homes={place.region: indexes for place in places},  # a promotion may make any of them any's home
+        epochs=LiveEpochs(live, fences),
+        calls_per_s=config.regions.replicator.calls_per_s,
+    )
+    name = f"{here}.{secrets.token_hex(8)}"  # of this run alone, as the lease asks
+    return Daemon(name, around, _pace(config.regions), Terms(lease_s=config.regions.replicator.lease_s))
+
+
+def _pace(config: RegionsConfig) -> Pace:
+    return Pace(
+        call_timeout_s=config.replicator.call_s,
+        apply_settle_s=config.replicator.apply_settle_s,
+        clock_skew_s=config.clock_skew_ms / 1000,
+    )
+
+
+def _sites(
+    config: GatewayConfig, places: Sequence[Place], resolve: connect.Resolve, stack: AsyncExitStack
+) -> Mapping[RegionId, Site]:
+    """Every region with its registers and its replicas."""
+    sites: dict[RegionId, Site] = {}
+    for place in places:
+        own: dict[IndexName, Replica] = {}
+        for name, index in config.indexes.items():
+            for section in (each for each in index.replicas if each.region == place.region):
+                module = plugins.find(replicas, section.kind)
+                replica: Replica = module.build(
+                    module.Config(**section.own()),
+                    index=IndexName(name),
+                    region=place.region,
+                    resolve=resolve,
+                )
+                stack.push_async_callback(replica.close)
+                own[IndexName(name)] = replica
+        sites[place.region] = Site(place.region, place.registers, own)
+    return sites

@@ -1,0 +1,57 @@
+"""What a replicator knows of an index's epochs, from the live topology."""
+
+from typing import Final
+
+from regions.errors import LogUnavailable
+from regions.fences import Fences
+from regions.live import Live
+from regions.logs.base import Fence
+from regions.names import IndexName, RegionId
+from regions.positions import Epoch
+from regions.topology import Home, Term, Topology
+
+FENCE_S: Final = 5.0
+LOOK_AGAIN_S: Final = 60.0
+
+
+class LiveEpochs:
+    """`regions.replicator.driver.Epochs`, as the registers of all regions tell it."""
+
+    def __init__(self, live: Live, fences: Fences) -> None:
+        self._live, self._fences = live, fences
+
+    async def ready(self, index: IndexName, epoch: Epoch) -> None:
+        """Return when everything of the terms before `epoch` is applied in this region.
+
+        An epoch that was opened in a log but never decided has no changes; it waits all the same for the one
+        that was decided in its place, because only then is it known where the terms before it ended.
+        """
+        while not await self._live.until(lambda t: _is_ready(t, index, epoch), LOOK_AGAIN_S):
+            pass
+
+    async def fence(self, index: IndexName) -> Fence:
+        """The right to append to the index at its home. Raises: LogUnavailable, StaleEpoch."""
+        fence, log = await self._fences.fence(index, timeout_s=FENCE_S)
+        if log.region != self._live.topology.here:
+            raise LogUnavailable(f"{index} has its home in {log.region} by now")
+        return fence
+
+
+def _is_ready(topology: Topology, index: IndexName, epoch: Epoch) -> bool:
+    home = topology.homes.get(index)
+    if home is None or home.epoch < epoch:
+        return False
+    earlier = [term for term in home.terms if term.epoch < epoch]
+    return all(_is_applied(topology, home, term) for term in earlier)
+
+
+def _is_applied(topology: Topology, home: Home, term: Term) -> bool:
+    """Whether this region has applied everything of a term that has ended."""
+    for shard, end in enumerate(term.ends):
+        told = topology.progress.get((topology.here, RegionId(term.region), shard))
+        if told is None or told.is_resyncing or told.received < end:
+            return False
+        marks = [mark for key, mark in told.behind.items() if key.startswith(f"{home.index}/")]
+        if any(mark.applied < end for mark in marks):
+            return False
+    return True
