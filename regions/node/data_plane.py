@@ -1,7 +1,8 @@
 """Records over HTTP: the vectors API, namespaces and stats of one index, under `/i/{index}`.
 
 A handler reads the body, checks it against Pinecone's limits, asks the `Node` and writes the answer. Writes
-carry their position in `x-pinecone-request-lsn`, reads what they saw in `x-pinecone-max-indexed-lsn`.
+carry their position in `x-pinecone-request-lsn`, reads what they saw in `x-pinecone-max-indexed-lsn`. A
+replicator's writes say in `x-meridian-apply` where they stand in its log, and older ones are refused (409).
 """
 
 import base64
@@ -31,6 +32,7 @@ from regions.node.node import Node, NodeIndex
 from regions.node.reading import Namespace
 from regions.node.render import BadCall, Unsupported
 from regions.node.store import NamespaceMissing, Written
+from regions.positions import Lsn, parse_lsn
 from regions.record_checks import (
     check_id,
     check_ids,
@@ -88,7 +90,7 @@ class DataPlane:
             await self._node.run(check_records, request.vectors, index.definition.shape)
         else:
             check_records(request.vectors, index.definition.shape)
-        written = await self._node.write(index, namespace, Upsert(request.vectors))
+        written = await self._node.write(index, namespace, Upsert(request.vectors), position_of(http))
         return _written(api.UpsertAnswer(len(request.vectors)), written)
 
     async def _update(self, http: web.Request) -> web.Response:
@@ -100,13 +102,14 @@ class DataPlane:
         elif request.dry_run:
             matched = await self._node.count_matching(index, namespace, change.filter)
             return render.answer(api.UpdateAnswer(matched))
-        written = await self._node.write(index, namespace, change)
+        written = await self._node.write(index, namespace, change, position_of(http))
         return _written(api.UpdateAnswer(written.matched), written)
 
     async def _delete(self, http: web.Request) -> web.Response:
         index = self._index(http)
         request: api.DeleteRequest = await self._read_body(http, api.DeleteRequest)
-        written = await self._node.write(index, stored(request.namespace), delete_of(request))
+        namespace, change = stored(request.namespace), delete_of(request)
+        written = await self._node.write(index, namespace, change, position_of(http))
         return _written(api.Empty(), written)
 
     async def _create_namespace(self, http: web.Request) -> web.Response:
@@ -116,7 +119,8 @@ class DataPlane:
         if request.name in ("", DEFAULT_NAMESPACE):
             raise BadCall("the default namespace exists already and cannot be created")
         check_schema(request.schema)
-        written = await self._node.write(index, request.name, CreateNamespace(request.schema))
+        change = CreateNamespace(request.schema)
+        written = await self._node.write(index, request.name, change, position_of(http))
         described = await self._node.namespace(index, request.name)
         if described is None:
             raise NamespaceMissing(f"Namespace {request.name!r} was removed while it was being created")
@@ -124,7 +128,8 @@ class DataPlane:
 
     async def _drop_namespace(self, http: web.Request) -> web.Response:
         index, name = self._index(http), stored(http.match_info["namespace"])
-        return _written(api.Empty(), await self._node.write(index, name, DropNamespace()))
+        written = await self._node.write(index, name, DropNamespace(), position_of(http))
+        return _written(api.Empty(), written)
 
     # -- reads --------------------------------------------------------------------------------------
 
@@ -215,6 +220,20 @@ def stored(namespace: str) -> str:
     """The name that a namespace is kept under. Raises: BadRecord: outside the limits."""
     check_namespace(namespace)
     return namespace or DEFAULT_NAMESPACE
+
+
+def position_of(http: web.Request) -> Lsn | None:
+    """Where in its log a replicator says that the write stands; None on everybody else's writes.
+
+    Raises: BadCall: no position.
+    """
+    text = http.headers.get(api.APPLY_HEADER)
+    if text is None:
+        return None
+    try:
+        return parse_lsn(text)
+    except ValueError as error:
+        raise BadCall(f"{api.APPLY_HEADER}: {error}") from error
 
 
 def update_of(request: api.UpdateRequest) -> Update | UpdateByFilter:

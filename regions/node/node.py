@@ -32,6 +32,7 @@ from regions.node.stalls import Stalls
 from regions.node.store import Store, Written
 from regions.node.writer import Writer
 from regions.pinecone_api import Protection, VectorField, VectorType
+from regions.positions import Lsn
 from regions.record_checks import VectorShape
 from regions.records import Match, Query, Record
 
@@ -172,10 +173,14 @@ class Node:
 
     # -- writes -------------------------------------------------------------------------------------
 
-    async def write(self, index: NodeIndex, namespace: str, change: Change) -> Written:
+    async def write(
+        self, index: NodeIndex, namespace: str, change: Change, position: Lsn | None = None
+    ) -> Written:
         """Make a checked change durable and, without a delay, visible.
 
-        Raises: NamespaceExists, NamespaceMissing, BadFilter, BadRecord, WriterBusy, WriterFailed.
+        `position` is its place in the log that a replicator follows.
+        Raises: ReplicaAhead, NamespaceExists, NamespaceMissing, BadFilter, BadRecord, WriterBusy,
+        WriterFailed.
         """
         rows: list[Row] | None = None
         is_delayed = self._delay_s > 0
@@ -185,7 +190,9 @@ class Node:
             else:
                 rows = await self.run(encode_records, change.records)
         written = await self._write(
-            lambda store: store.write(index.key, namespace, change, rows, delayed=is_delayed)
+            lambda store: store.write(
+                index.key, namespace, change, rows, delayed=is_delayed, position=position
+            )
         )
         if written.effect is None:
             due = asyncio.get_running_loop().time() + self._delay_s

@@ -10,7 +10,10 @@ from regions.node.rows import Row
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """A row of `namespaces`. `lsn` is the last position given out, `applied_lsn` the last one visible."""
+    """A row of `namespaces`. `lsn` is the last position given out, `applied_lsn` the last one visible.
+
+    `position` is where a replicator says that it is in the log.
+    """
 
     key: int
     index_key: int
@@ -22,6 +25,7 @@ class Namespace(msgspec.Struct, frozen=True):
     size_bytes: int
     schema: bytes | None
     alive: bool
+    position: int
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class Index(msgspec.Struct, frozen=True):
     definition: bytes
 
 
-_COLUMNS: Final = "key, index_key, name, data, lsn, applied_lsn, records, bytes, schema, alive"
+_COLUMNS: Final = "key, index_key, name, data, lsn, applied_lsn, records, bytes, schema, alive, position"
 
 
 def _namespace(row: tuple[Any, ...]) -> Namespace:

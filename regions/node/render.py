@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from regions import pinecone_api as api
-from regions.errors import BadFilter, BadName, RegionsError
+from regions.errors import BadFilter, BadName, RegionsError, ReplicaAhead
 from regions.node.loaded import NamespaceGone
 from regions.node.node import IndexExists, IndexMissing, IndexProtected
 from regions.node.store import NamespaceExists, NamespaceMissing
@@ -58,6 +58,7 @@ _TABLE: Final[dict[type[Exception], tuple[int, Code]]] = {
     NamespaceGone: (404, Code.NOT_FOUND),
     NamespaceMissing: (404, Code.NOT_FOUND),
     Overloaded: (503, Code.UNAVAILABLE),
+    ReplicaAhead: (409, Code.FAILED_PRECONDITION),
     Unsupported: (501, Code.UNIMPLEMENTED),
     WriterBusy: (503, Code.UNAVAILABLE),
     WriterFailed: (500, Code.INTERNAL),
@@ -80,6 +81,8 @@ def failure(error: Exception, *, is_control: bool) -> web.Response | None:
         return None
     status, code = found
     headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else None
+    if isinstance(error, ReplicaAhead):
+        headers = {api.POSITION_HEADER: str(error.position)}
     if is_control:
         name = _CONTROL_NAMES.get(code, code.name)
         return answer(api.ControlPlaneError(api.ControlPlaneFault(name, str(error)), status), status, headers)

@@ -2,7 +2,8 @@
 
 `namespaces.data` names the set of rows that a namespace shows. Emptying or dropping a namespace points it at
 a new set, which costs the same whatever its size; the old rows are garbage and go in small portions.
-A dropped namespace keeps its row (`alive` = 0), so that its positions never go back.
+A dropped namespace keeps its row (`alive` = 0), so that its positions never go back: `lsn`, which counts its
+changes here, and `position`, where a replicator says that it is in the log that it follows.
 """
 
 import sqlite3
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 _DDL: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -30,6 +31,7 @@ CREATE TABLE namespaces (
     bytes INTEGER NOT NULL,
     schema BLOB,
     alive INTEGER NOT NULL,
+    position INTEGER NOT NULL DEFAULT 0,
     UNIQUE (index_key, name)
 );
 CREATE TABLE datasets (data INTEGER PRIMARY KEY AUTOINCREMENT, is_garbage INTEGER NOT NULL);
@@ -75,6 +77,12 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 def _create(connection: sqlite3.Connection) -> None:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == FORMAT:
+        return
+    if version == 1:
+        connection.executescript(
+            "BEGIN IMMEDIATE; ALTER TABLE namespaces ADD COLUMN position INTEGER NOT NULL DEFAULT 0;"
+            "PRAGMA user_version=2; COMMIT;"
+        )
         return
     if version:
         raise sqlite3.DatabaseError(f"the store has format {version}, this program reads {FORMAT}")

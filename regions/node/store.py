@@ -5,6 +5,7 @@ Invariants:
   only grow, also across a restart and across the namespace being dropped and made again.
 - `records` is exactly what all changes up to `applied_lsn` amount to. With immediate visibility a change is
   positioned and applied in one transaction; with a delay it waits, durable, in `pending`.
+- A write that comes with a place in a replicator's log never goes back behind one that came before it.
 - Nothing here commits: the writer runs many calls in one transaction, each in a savepoint of its own.
 """
 
@@ -25,7 +26,7 @@ from regions.changes import (
     UpdateByFilter,
     Upsert,
 )
-from regions.errors import RegionsError
+from regions.errors import RegionsError, ReplicaAhead
 from regions.filters import compile_filter
 from regions.node.reading import Namespace, as_json, find_namespace, get_namespace, read_rows
 from regions.node.rows import (
@@ -37,6 +38,7 @@ from regions.node.rows import (
     encode_sparse,
 )
 from regions.pinecone_api import MAX_METADATA_BYTES
+from regions.positions import Lsn
 from regions.record_checks import check_metadata
 from regions.records import Metadata
 
@@ -109,14 +111,25 @@ class Store:
     # -- writes -------------------------------------------------------------------------------------
 
     def write(
-        self, index_key: int, name: str, change: Change, rows: list[Row] | None, *, delayed: bool
+        self,
+        index_key: int,
+        name: str,
+        change: Change,
+        rows: list[Row] | None,
+        *,
+        delayed: bool,
+        position: Lsn | None = None,
     ) -> Written:
         """Give the change its position and apply it, or keep it for later when `delayed`.
 
-        `rows` are the encoded records of an `Upsert`, when the caller has them already.
-        Raises: NamespaceExists, NamespaceMissing, BadFilter, BadRecord.
+        `rows` are the encoded records of an `Upsert`, when the caller has them already. `position` is the
+        change's place in the log that a replicator follows.
+        Raises: ReplicaAhead: the namespace is past `position`. NamespaceExists, NamespaceMissing, BadFilter,
+        BadRecord.
         """
         namespace = self._namespace_for(index_key, name, change)
+        if position is not None:
+            self._advance(namespace, position)
         lsn = self._next_lsn(namespace)
         if not delayed or isinstance(change, DropNamespace):
             return self._apply(namespace, lsn, change, rows)
@@ -182,6 +195,12 @@ class Store:
         lsn = namespace.lsn + 1
         self._db.execute("UPDATE namespaces SET lsn=? WHERE key=?", (lsn, namespace.key))
         return lsn
+
+    def _advance(self, namespace: Namespace, position: Lsn) -> None:
+        """Note where the namespace is in its log. A repeated position is one: the call is made again."""
+        if position < namespace.position:
+            raise ReplicaAhead(Lsn(namespace.position))
+        self._db.execute("UPDATE namespaces SET position=? WHERE key=?", (position, namespace.key))
 
     def _new_dataset(self) -> int:
         inserted = self._db.execute("INSERT INTO datasets (is_garbage) VALUES (0)").lastrowid

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from regions.errors import ReplicaError
+from regions.errors import ReplicaError, ReplicaRejected
 from regions.names import NamespaceRef
 from regions.positions import Lsn
 from regions.replicas.base import Replica
@@ -22,6 +22,10 @@ async def wait_visible(replica: Replica, namespace: NamespaceRef, lsn: Lsn | Non
     while lsn is not None:
         try:
             seen = (await replica.fetch(namespace, [NOBODY], timeout_s=_ASK_S)).lsn
+        except ReplicaRejected as error:
+            if error.status == 404:
+                return  # a dropped namespace shows nothing, and nothing is what it holds
+            seen = Lsn(-1)
         except ReplicaError:
             seen = Lsn(-1)
         if seen is None or seen >= lsn:
