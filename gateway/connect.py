@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -12,7 +12,7 @@ from gateway.config import GatewayConfig
 from gateway.stages.nearest_read import Candidate
 from regions import logs, promotion, registers
 from regions import replicas as replica_kinds
-from regions.errors import Conflict, LogError
+from regions.errors import Conflict, LogError, LogUnavailable
 from regions.live import Live, Place
 from regions.names import IndexName, RegionId
 from regions.registers.base import Registers
@@ -26,8 +26,8 @@ FENCE_AGAIN_S: Final = 5.0
 Resolve = Callable[[SecretRef], str]
 
 
-def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> list[Place]:
-    """Every region's log and registers; `stack` closes them. Nothing is connected yet."""
+async def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> list[Place]:
+    """Every region's log and registers; `stack` closes them. A region that is down connects later."""
     if config.regions is None:
         return []
     made: list[Place] = []
@@ -40,6 +40,9 @@ def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack) -> li
         log = module.build(module.Config(**section.log.own()), region=region, registers=kept, resolve=resolve)
         stack.push_async_callback(log.close)
         made.append(Place(region, log, kept))
+        for each in (kept, log):  # here: their tasks are to end in the task that closes them
+            with suppress(LogUnavailable):
+                await each.start()
     return made
 
 
@@ -70,12 +73,12 @@ async def live(
     """The topology, kept up to date until `stack` ends; None when no regions are configured."""
     if config.regions is None:
         return None
-    made = places(config, resolve, stack)
+    made = await places(config, resolve, stack)
     found = Live(
         RegionId(config.region),
         made,
         {
-            (index, each.region): partial(_describe, each.replica)
+            (index, each.region): partial(describe, each.replica)
             for index, each_index in candidates.items()
             for each in each_index
         },
@@ -90,7 +93,8 @@ async def live(
     return found
 
 
-async def _describe(replica: Replica, timeout_s: float) -> None:
+async def describe(replica: Replica, timeout_s: float) -> None:
+    """The cheapest real question to a replica: how long it takes is how near it is."""
     await replica.describe(timeout_s=timeout_s)
 
 

@@ -35,7 +35,7 @@ Probe = Callable[[float], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a region has of the product's state."""
+    """What a region has of the product's state, started by whoever made it."""
 
     region: RegionId
     log: Log
@@ -136,12 +136,9 @@ class Live:
     _prefixes = (HOMES_PREFIX, PROGRESS_PREFIX)
 
     async def _watch(self, place: Place, prefix: str) -> None:
-        failures, has_started = 0, False
+        failures = 0
         while True:
             try:
-                if not has_started:
-                    await place.registers.start()
-                    has_started = True
                 # The server may be another one by now, which counts anew.
                 self._revisions = {k: n for k, n in self._revisions.items() if k[0] != place.region}
                 async with aclosing(place.registers.watch(prefix)) as changes:
@@ -185,12 +182,9 @@ class Live:
     # --- What is measured --------------------------------------------------------------------
 
     async def _measure_log(self, place: Place) -> None:
-        failures, has_started, region = 0, False, place.region
+        failures, region = 0, place.region
         while True:
             try:
-                if not has_started:
-                    await place.log.start()
-                    has_started = True
                 began_s = self._clock()
                 state = await place.log.state(0, timeout_s=CALL_S)
                 took_s = self._clock() - began_s

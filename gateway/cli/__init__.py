@@ -23,7 +23,10 @@ COMMANDS: Final[dict[str, str]] = {
     "index": "Create indexes in every region of a configuration.",
     "check-config": "Name every problem of a configuration.",
     "config": "Show a configuration, or a commented example.",
-    "status": "Show whether a gateway is ready, and what it stands on.",
+    "status": "Show whether a gateway is ready, or how every region does.",
+    "promote": "Move the home of an index to another region.",
+    "verify": "Compare every record of every replica, and repair.",
+    "replica": "Tell a region's replicator what to do with a namespace.",
     "version": "Print the version.",
 }
 """Every command and its line of help. The file is the name with `_` for `-`; so is the function."""

@@ -1,38 +1,89 @@
 """`meridian status`."""
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from gateway.cli import regional_tables
+from gateway.cli.loading import load_gateway
+from gateway.cli.regional import connected
 from gateway.cli.terminal import stdout
 from gateway.up.problems import CommandFailed
 
 OPERATORS: Final = "http://127.0.0.1:9401"
 TIMEOUT_S: Final = 5.0
+REGIONAL: Final = ("regions", "homes", "replicas", "namespaces")
+"""Facts that have tables of their own."""
 
 
 def status(
     operators: Annotated[
         str, typer.Option(envvar="MERIDIAN_OPERATORS", help="URL of the operators' port.")
     ] = OPERATORS,
-    as_json: Annotated[bool, typer.Option("--json", help="As the gateway said it.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Ask the regions of this gateway's file, instead of a gateway."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
 ) -> None:
-    """Show whether a gateway is ready, and what it stands on.
+    """Show whether a gateway is ready and what it stands on, or how every region does.
 
-    Exit code 0 when it is ready, 1 when it is not. Worker n of several answers on the port plus n.
+    Of a gateway: exit code 0 when it is ready, 1 when it is not; worker n of several answers on the port
+    plus n. With --config the logs, registers and replicas themselves are asked, so it works without any
+    gateway: homes, lag and position of every namespace; exit code 0 when every replica can be read.
 
     Example: meridian status --operators http://127.0.0.1:9401
+
+    Example: meridian status --config meridian.yaml
     """
-    facts = _readyz(operators.rstrip("/"))
+    if config is not None:
+        facts = asyncio.run(_ask_regions(config))
+        is_good = all_readable(facts)
+    else:
+        facts = _readyz(operators.rstrip("/"))
+        is_good = bool(facts.get("ready"))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _print_table(facts)
-    raise typer.Exit(0 if facts.get("ready") else 1)
+        if others := {name: value for name, value in facts.items() if name not in REGIONAL}:
+            _print_table(others)
+        regional_tables.show(facts)
+    raise typer.Exit(0 if is_good else 1)
+
+
+async def _ask_regions(path: Path) -> Mapping[str, Any]:
+    """What every region tells of itself, without a gateway. Raises: ConfigError, CommandFailed."""
+    from regions import status as told
+    from regions.errors import ReplicaError
+    from regions.verify import namespaces
+
+    loaded = load_gateway(path)
+    async with connected(loaded, path) as regions:
+        facts: dict[str, Any] = {"namespaces": {}}
+        for index, replicas in regions.replicas.items():
+            try:
+                found = await namespaces(index, replicas)
+            except ReplicaError:
+                found = []  # the table of replicas says who does not answer
+            now_s, topology = asyncio.get_running_loop().time(), regions.live.topology
+            facts["namespaces"][index] = {
+                each.stored: told.namespace_lines(topology, each, now_s) for each in found
+            }
+        return told.summary(regions.live.topology, asyncio.get_running_loop().time()) | facts
+
+
+def all_readable(facts: Mapping[str, Any]) -> bool:
+    """Whether every log answers and every replica can be read, with nothing parked."""
+    replicas = [each for index in facts["replicas"].values() for each in index.values()]
+    return all(place["log"] == "up" for place in facts["regions"].values()) and all(
+        each["state"] == "readable" and not each["parked"] for each in replicas
+    )
 
 
 def _readyz(operators: str) -> Mapping[str, Any]:

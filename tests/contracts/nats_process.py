@@ -18,8 +18,8 @@ READY_S: Final = 10.0
 class NatsProcess:
     """The server of one region, from `start` to `kill`; its store outlives it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory, self.port = directory, lifecycle.free_port()
+    def __init__(self, directory: Path, domain: str = DOMAIN) -> None:
+        self._directory, self._domain, self.port = directory, domain, lifecycle.free_port()
         self.store = directory / "store"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -29,7 +29,7 @@ class NatsProcess:
 
     def start(self) -> None:
         """Raises: TimeoutError: it does not listen."""
-        spec = server_child("nats", domain=DOMAIN, directory=self._directory, port=self.port)
+        spec = server_child("nats", domain=self._domain, directory=self._directory, port=self.port)
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(spec.argv, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
