@@ -43,7 +43,7 @@ class NotCaughtUp(RegionsError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The home as it is now, and what of the old epoch is not in the new home, told for people."""
+    """The home as it is now, and what of the old epoch may not be in the new home, told for people."""
 
     home: Home
     lost: Sequence[str] = ()
@@ -124,6 +124,7 @@ async def force(
     old, target = _decided(seen), _log(places, to)
     say(f"letting {to} apply what it received from {old.region}")
     ends, lacking = await _held(registers[to], index, old, target.shards, drain_s)
+    ahead = await _ahead({r: each for r, each in registers.items() if r not in (to, old.region)}, old, ends)
     epoch = await _open(target, index, seen.next_epoch)
     home = old.successor(Term(epoch, to, streams=await _streams(target)), ends, is_forced=True)
     await homes.propose(registers, seen, home, timeout_s=CALL_S)
@@ -131,7 +132,7 @@ async def force(
         await fence_off(_log(places, old.region), home, old.region)
     except LogUnavailable:
         say(f"{old.region} cannot be reached: it is fenced off when somebody reaches it")
-    return Outcome(home, lacking)
+    return Outcome(home, [*lacking, *ahead])
 
 
 async def fence_off(log: Log, home: Home, region: RegionId) -> None:
@@ -234,6 +235,20 @@ async def _held(
     except TimeoutError:
         pass  # what lacks something is named to whoever asked for this
     return [each.received if each else 0 for each in told], lacking
+
+
+async def _ahead(others: Mapping[RegionId, Registers], old: Home, ends: Sequence[int]) -> list[str]:
+    """Which other regions received more of the old epoch than its new end: they have to be resynced."""
+    found: list[str] = []
+    for region, registers in others.items():
+        for shard, end in enumerate(ends):
+            try:
+                progress = await _progress(registers, old.region, shard)
+            except LogUnavailable:
+                break
+            if progress is not None and progress.received > end:
+                found.append(f"{region} received {progress.received - end} more entries of shard {shard}")
+    return found
 
 
 def _unapplied(progress: Progress, index: IndexName) -> list[str]:

@@ -41,8 +41,8 @@ def promote(
     outcome = asyncio.run(_promote(loaded, config, name, region, forced, drain_s))
     home = outcome.home
     stdout().print(f"{name}: home is {home.region}, epoch {home.epoch}", markup=False)
-    for namespace in outcome.lost:
-        stderr().print(f"  {namespace}: did not have everything from the old home", markup=False)
+    for line in outcome.lost:
+        stderr().print(f"  not in the new home: {line}", markup=False)
     if len(home.terms) > 1 and home.terms[-2].is_forced:
         old = home.terms[-2].region
         stderr().print(

@@ -121,13 +121,19 @@ async def test_what_an_old_home_never_shipped_is_exported_and_no_history(world: 
     await promotion.establish(world.places, DOCS, US)
     (shipped,) = await append(world, US, 1, "shipped")
     await caught_up(world)
-    for region in (EU, AP):
-        world[region].pause()
+    world[EU].pause()
     lost = await append(world, US, 1, "lost", "too")
+    last = (await world[US].log.state(0, timeout_s=1)).last
+    live = world.live(EU)
+    async with live.running():
+        assert await live.until(
+            lambda t: (p := t.progress.get((AP, US, 0))) is not None and p.received == last, 5
+        )
     world[US].log.go_down()
     outcome = await promotion.force(world.places, DOCS, EU, drain_s=0.1, say=lambda _: None)
     assert (outcome.home.region, outcome.home.epoch) == (EU, 2)
     assert outcome.home.terms[0].is_forced
+    assert outcome.lost == ["ap-southeast received 2 more entries of shard 0"]
     assert outcome.home.needed(shipped, 0) == 0
 
     world[US].log.come_up()
