@@ -82,3 +82,9 @@ def tenant_name(tenant: TenantId, stored: str) -> str | None:
     """The tenant's own name for a stored namespace, or None when it is not the tenant's."""
     prefix = tenant_prefix(tenant)
     return stored[len(prefix) :] if stored.startswith(prefix) else None
+
+
+def is_tenants(stored: str) -> bool:
+    """Whether a stored namespace is some tenant's; others hold what replicators note in an index."""
+    tenant, dot, _ = stored.partition(".")
+    return bool(dot) and _TENANT.fullmatch(tenant) is not None

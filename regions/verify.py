@@ -22,7 +22,7 @@ from regions.errors import LogUnavailable
 from regions.fences import Fences
 from regions.live import Live
 from regions.logs.base import Append
-from regions.names import IndexName, NamespaceRef, RegionId
+from regions.names import IndexName, NamespaceRef, RegionId, is_tenants
 from regions.positions import Lsn, make_lsn
 from regions.records import Record
 from regions.replicas.base import Replica
@@ -58,13 +58,13 @@ class Compared:
 
 
 async def namespaces(index: IndexName, replicas: Mapping[RegionId, Replica]) -> list[NamespaceRef]:
-    """Every namespace that any replica has. Raises: ReplicaUnavailable."""
+    """Every tenant's namespace that any replica has. Raises: ReplicaUnavailable."""
     found: set[str] = set()
     for replica in replicas.values():
         token: str | None = None
         while True:
             page = await replica.list_namespaces(prefix="", limit=PAGE, token=token, timeout_s=CALL_S)
-            found.update(info.stored for info in page.namespaces)
+            found.update(info.stored for info in page.namespaces if is_tenants(info.stored))
             token = page.next_token
             if token is None:
                 break
