@@ -7,13 +7,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log retrieval kill-node sim lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication retrieval kill-node sim chaos lock
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  ARGS=… is passed on:  make up ARGS=--exit-after-demo"
 
-up: $(VENV)/.runtime  ## Start a region here, ask it a question, keep it running
+up: $(VENV)/.runtime  ## Start three regions here, ask each a question, keep them running
 	@$(BIN)/meridian up $(ARGS)
 
 test: $(VENV)/.dev  ## Run every test
@@ -25,13 +25,16 @@ lint: $(VENV)/.dev  ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: bench-node bench-log retrieval  ## Run every benchmark
+bench: bench-node bench-log bench-replication retrieval  ## Run every benchmark
 
 bench-node: $(VENV)/.dev  ## Recall, speed and size of the node: 100,000 x 384
 	@$(BIN)/python -m bench.node $(ARGS)
 
 bench-log: $(VENV)/.dev  ## Appends and reads of the change log on one server
 	@$(BIN)/python -m bench.log $(ARGS)
+
+bench-replication: $(VENV)/.dev  ## How late replicas are under sustained writes
+	@$(BIN)/python -m bench.replication $(ARGS)
 
 retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
 	@$(BIN)/python -m gateway.quality.retrieval $(ARGS)
@@ -41,6 +44,9 @@ kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is l
 
 sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),1000)
+
+chaos: $(VENV)/.dev  ## Kill and cut three regions under writes; count what is lost
+	@$(BIN)/python -m bench.chaos $(ARGS)
 
 lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashes
 	@mkdir -p requirements
