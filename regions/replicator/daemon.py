@@ -7,17 +7,19 @@ lease is lost, or ends unrenewed, everything stops; another daemon goes on after
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import msgspec
 
-from regions.errors import LogCorrupt, LogRecreated, LogTrimmed, LogUnavailable
+from regions.errors import Conflict, LogCorrupt, LogRecreated, LogTrimmed, LogUnavailable
 from regions.logs.base import Log
 from regions.names import IndexName, RegionId
+from regions.orders import ORDERS_PREFIX, Act, decode_order
+from regions.registers.base import Register
 from regions.replicator import moves
-from regions.replicator.driver import Driver, Epochs, Fenced
+from regions.replicator.driver import Driver, Epochs, Fenced, IndexWiped, TermCut
 from regions.replicator.follower import Pace
 from regions.replicator.lease import Lease, LeaseLost
 from regions.replicator.pacing import Pacer
@@ -91,6 +93,7 @@ class Daemon:
             tasks.create_task(self._renew(lease))
             if (own := self._around.logs.get(self._around.here.region)) is not None:
                 tasks.create_task(self._beat(own))
+            tasks.create_task(self._obey(tasks))
             for home, log in self._around.logs.items():
                 tasks.create_task(self._hold(home, log))
                 for shard in range(log.shards):
@@ -107,7 +110,7 @@ class Daemon:
             self.drivers[route.home, route.shard] = driver
             try:
                 await driver.run()
-            except (LogTrimmed, LogRecreated, LogCorrupt):
+            except (LogTrimmed, LogRecreated, LogCorrupt, IndexWiped, TermCut):
                 del self.drivers[route.home, route.shard]
                 await asyncio.sleep(self._pace.call_timeout_s + self._pace.apply_settle_s)
 
@@ -135,6 +138,33 @@ class Daemon:
                 except LogUnavailable:
                     continue  # the age that readers see says so
             await asyncio.sleep(self._terms.beat_s)
+
+    async def _obey(self, tasks: asyncio.TaskGroup) -> None:
+        """Take operators' orders as they come, and those that came while nobody worked."""
+        while True:
+            with suppress(LogUnavailable):
+                async with aclosing(self._around.here.registers.watch(ORDERS_PREFIX)) as orders:
+                    async for register in orders:
+                        if register.value:
+                            tasks.create_task(self._carry_out(register))
+            await asyncio.sleep(self._terms.beat_s)
+
+    async def _carry_out(self, register: Register) -> None:
+        """Tell the follower, once it knows where it stands; then empty the order, so that it is done once.
+
+        An order of a newer program, which we cannot read, is left to one that can.
+        """
+        try:
+            order = decode_order(register.value)
+        except msgspec.DecodeError:
+            return
+        act = moves.Unpark if order.act is Act.UNPARK else moves.Resync
+        place = (RegionId(order.home), order.shard)
+        while not ((driver := self.drivers.get(place)) and driver.follower.is_settled):  # noqa: ASYNC110
+            await asyncio.sleep(self._terms.beat_s / 4)
+        driver.feed(act(order.namespace))
+        with suppress(LogUnavailable, Conflict):  # then it is done again, which does no harm
+            await self._around.here.registers.swap(register.key, b"", register.revision, timeout_s=_CALL_S)
 
     async def _hold(self, home: RegionId, log: Log) -> None:
         """Have the log keep what our followers may still need."""

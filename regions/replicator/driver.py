@@ -7,8 +7,9 @@ the index, and whoever runs the shard next has to wait `apply_settle_s` first.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn, Protocol
 
 import msgspec
@@ -19,6 +20,8 @@ from regions.changes import (
     Delete,
     DeleteByFilter,
     DropNamespace,
+    EpochOpened,
+    Heartbeat,
     Resolved,
     UpdateByFilter,
 )
@@ -33,11 +36,12 @@ from regions.errors import (
     ReplicaUnavailable,
     StaleEpoch,
 )
-from regions.logs.base import Append, Fence, Log
-from regions.names import IndexName, NamespaceRef
+from regions.logs.base import Append, Entry, Fence, Log
+from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Epoch, Lsn
 from regions.replicator import moves
 from regions.replicator.follower import Follower, Pace
+from regions.replicator.markers import Markers
 from regions.replicator.moves import Effect, Event
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Snapshots
@@ -57,8 +61,38 @@ class Fenced(RegionsError):
     """Another daemon follows this shard for the region: this one must stop."""
 
 
+class IndexWiped(RegionsError):
+    """An index does not hold what this follower left there: it was emptied, or is another one."""
+
+
+class TermCut(RegionsError):
+    """A term of this log turns out to have been ended by force: see `_probe`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A term that was ended without its log, at `end`: what that log took beyond it is no history."""
+
+    index: IndexName
+    epoch: int
+    end: int
+
+    @property
+    def key(self) -> str:
+        """How it is called among the markers, once it was dealt with; an index's name has no such sign."""
+        return f"{self.index}#{self.epoch}"
+
+
 class Epochs(Protocol):
     """What the topology knows of an index's epochs."""
+
+    def is_history(self, home: RegionId, entry: Entry) -> bool:
+        """Whether an entry of that home's log is a part of its index's history, as far as is known."""
+        ...
+
+    def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
+        """The terms of these indexes at that home that were ended by force, as far as is known."""
+        ...
 
     async def ready(self, index: IndexName, epoch: Epoch) -> None:
         """Return when everything of the epochs before is applied in this region."""
@@ -86,6 +120,9 @@ class Driver:
         self._writer, self._pace = writer, pace
         self.follower = Follower(writer, pace, is_home=route.home == route.here.region)
         self._snapshots = Snapshots(route, log)
+        self._markers = Markers(
+            f"{route.home}.{route.shard}", {index: route.here.replicas[index] for index in route.indexes}
+        )
         self._key = progress_key(route.home, route.shard)
         self._revision: int | None = None
         self._reading: object = None
@@ -98,8 +135,8 @@ class Driver:
     async def run(self) -> NoReturn:
         """Follow until something ends it.
 
-        Raises: Fenced: another daemon took over. LogTrimmed, LogRecreated, LogCorrupt: run anew, after the
-        settle time; probing finds out what to do.
+        Raises: Fenced: another daemon took over. LogTrimmed, LogRecreated, LogCorrupt, IndexWiped, TermCut:
+        run anew, after the settle time; probing finds out what to do.
         """
         try:
             async with self._tasks:
@@ -137,7 +174,21 @@ class Driver:
 
     async def _begin(self) -> None:
         self.feed(await self._probe())
+        self._tasks.create_task(self._until_over(self._keep_looking()))
         await self._keep_time()
+
+    async def _keep_looking(self) -> None:
+        """Raises: IndexWiped: an index is not the one that it was. TermCut: a term was ended by force."""
+        while True:
+            await asyncio.sleep(self._pace.look_every_s)
+            known = self.follower.progress.markers
+            if news := [cut.key for cut in self._cuts() if cut.key not in known]:
+                raise TermCut(f"ended by force: {', '.join(news)}")
+            tokens, wiped = await self._markers.check(known)
+            if wiped:
+                raise IndexWiped(f"{', '.join(wiped)} in {self._route.here.region} lost what they held")
+            if tokens != known:
+                self.feed(moves.Marked(tokens))
 
     async def _keep_time(self) -> None:
         """Wake the follower when it wants to be."""
@@ -187,6 +238,8 @@ class Driver:
         except ReplicaRejected as error:
             if _is_so_already(call.change, error.status):
                 self.feed(moves.Applied(namespace, None))
+            elif error.status == 404:
+                self.feed(moves.Failed(namespace, may_land=False))  # it is the index that is not there
             else:
                 self.feed(moves.Refused(namespace, str(error)))
         else:
@@ -221,6 +274,10 @@ class Driver:
         while True:
             try:
                 lsn = await self._call(namespace, change, position)
+            except ReplicaRejected as error:
+                if not _is_so_already(change, error.status):
+                    raise
+                return None
             except ReplicaUnavailable as error:
                 if error.may_land:
                     settled_s = self._now_s() + self._pace.apply_settle_s
@@ -258,7 +315,7 @@ class Driver:
                 entries = self._log.read(self._route.shard, after, effect.incarnation)
                 async with aclosing(entries):
                     async for entry in entries:
-                        self.feed(moves.Received(entry))
+                        self.feed(moves.Received(self._as_history(entry)))
                         if self._reading is not reading:
                             return  # what was fed has sent the reader back
                         after = entry.sequence
@@ -266,12 +323,30 @@ class Driver:
             except LogUnavailable:
                 await asyncio.sleep(_AGAIN_S)
 
+    def _as_history(self, entry: Entry) -> Entry:
+        """The entry, or, when it is no part of its index's history, its place with nothing in it.
+
+        Raises: TermCut: it is none, and what came before it has not been looked through for such yet.
+        """
+        is_change = entry.index and not isinstance(entry.body, EpochOpened)
+        if not is_change or self._epochs.is_history(self._route.home, entry):
+            return entry
+        known = self.follower.progress.markers
+        if any(cut.key not in known for cut in self._cuts() if cut.index == entry.index):
+            raise TermCut(f"{entry.index} was moved by force: {entry.sequence} is no part of its history")
+        return replace(entry, body=Heartbeat())
+
+    def _cuts(self) -> Sequence[Cut]:
+        return self._epochs.cuts(self._route.home, self._route.shard, self._route.indexes)
+
     async def _resolve(self, effect: moves.Resolve) -> None:
         """Ask our replica which ids match, and let everyone know through the log."""
         intent = effect.intent
         namespace = NamespaceRef(intent.index, intent.namespace)
         try:
             ids = await self._matching(namespace, intent.body)
+            if not await self._markers.is_there(intent.index, self.follower.progress.markers):
+                raise IndexWiped(f"{intent.index} lost what it held: nobody knows what a filter matches")
             fence = await self._epochs.fence(intent.index)
             chunks = [ids[at : at + _IDS_A_CHUNK] for at in range(0, len(ids), _IDS_A_CHUNK)] or [[]]
             appends = [
@@ -310,7 +385,12 @@ class Driver:
     # --- The register ------------------------------------------------------------------------
 
     async def _probe(self) -> moves.Probed:
-        """See what stands, and make the record ours: from here on, nobody else's saves succeed."""
+        """See what stands, and make the record ours: from here on, nobody else's saves succeed.
+
+        What was received beyond the end of a term that was cut off may have been applied: such an index is
+        copied anew, like one that was wiped. A cut is dealt with once; its key among the markers says so, and
+        from then on entries beyond the end count as empty places.
+        """
         while True:
             try:
                 progress = await self._claim()
@@ -318,7 +398,12 @@ class Driver:
             except (LogUnavailable, Conflict):
                 await asyncio.sleep(_AGAIN_S)
             else:
-                return moves.Probed(progress, shard)
+                tokens, wiped = await self._markers.check(progress.markers if progress else {})
+                received = progress.received if progress else 0
+                news = [cut for cut in self._cuts() if cut.key not in tokens]
+                wiped += [cut.index for cut in news if received > cut.end]
+                tokens |= {cut.key: "seen" for cut in news}
+                return moves.Probed(progress, shard, list(dict.fromkeys(wiped)), tokens)
 
     async def _claim(self) -> Progress | None:
         found = await self._route.here.registers.get(self._key, timeout_s=_CALL_S)

@@ -1,13 +1,15 @@
 """What a replicator knows of an index's epochs, from the live topology."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from regions.errors import LogUnavailable
 from regions.fences import Fences
 from regions.live import Live
-from regions.logs.base import Fence
+from regions.logs.base import Entry, Fence
 from regions.names import IndexName, RegionId
 from regions.positions import Epoch
+from regions.replicator.driver import Cut
 from regions.topology import Home, Term, Topology
 
 FENCE_S: Final = 5.0
@@ -28,6 +30,23 @@ class LiveEpochs:
         """
         while not await self._live.until(lambda t: _is_ready(t, index, epoch), LOOK_AGAIN_S):
             pass
+
+    def is_history(self, home: RegionId, entry: Entry) -> bool:
+        """An entry of an epoch that is not decided yet waits at its gate; it is none of this matter."""
+        known = self._live.topology.homes.get(entry.index)
+        if known is None or entry.epoch > known.epoch:
+            return True
+        return known.is_history(home, entry.epoch, entry.shard, entry.sequence)
+
+    def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
+        homes = self._live.topology.homes
+        return [
+            Cut(index, term.epoch, term.ends[shard])
+            for index in indexes
+            if (known := homes.get(index)) is not None
+            for term in known.terms
+            if term.is_forced and term.region == home and shard < len(term.ends)
+        ]
 
     async def fence(self, index: IndexName) -> Fence:
         """The right to append to the index at its home. Raises: LogUnavailable, StaleEpoch."""

@@ -7,7 +7,7 @@ returns what to do. States and the events each one takes (any other raises `Ille
     RESYNCING   Surveyed, Adopted         -> STREAMING                 what to copy is not known yet
     STREAMING   all but those three                                    every namespace has its own lane
 
-`Leased`, `Saved` and `Tick` are taken everywhere. What holds:
+`Leased`, `Saved`, `Marked` and `Tick` are taken everywhere. What holds:
 
 1. A change is sent only under the lease, only after the one before it in its namespace is done, and never
    over a call whose outcome is unknown and which may still take effect.
@@ -51,6 +51,8 @@ class Pace(msgspec.Struct, frozen=True):
     retry_s: float = 0.2
     """Before the second attempt; doubled up to `retry_max_s`."""
     retry_max_s: float = 10.0
+    look_every_s: float = 10.0
+    """Between two looks at whether the indexes are still the same ones."""
     ask_again_s: float = 5.0
     """An intent whose ids did not appear in the log is asked for again."""
     max_buffered: int = 4_096
@@ -65,7 +67,7 @@ class Phase(Enum):
     STREAMING = auto()
 
 
-_ANYWHERE: Final = (moves.Leased, moves.Saved, moves.Tick)
+_ANYWHERE: Final = (moves.Leased, moves.Saved, moves.Marked, moves.Tick)
 _STREAMING: Final = (
     *(moves.Received, moves.Applied, moves.Past, moves.Failed, moves.Refused, moves.Visible),
     *(moves.Announced, moves.EpochReady, moves.Copied, moves.CopyFailed, moves.Unpark, moves.Resync),
@@ -73,7 +75,7 @@ _STREAMING: Final = (
 )
 LEGAL: Final[dict[Phase, tuple[type[Event], ...]]] = {
     Phase.PROBING: (moves.Probed, *_ANYWHERE),
-    Phase.RESYNCING: (moves.Surveyed, moves.Adopted, moves.Visible, *_ANYWHERE),
+    Phase.RESYNCING: (moves.Surveyed, moves.Adopted, *_ANYWHERE),
     Phase.STREAMING: (*_STREAMING, *_ANYWHERE),
 }
 
@@ -91,6 +93,7 @@ class Follower:
         self._gates: dict[IndexName, Gate] = {}
         self._epochs: dict[IndexName, Epoch] = {}
         self._shard: ShardState | None = None
+        self._markers: dict[str, str] = {}
         self._lease_s = -NEVER_S
         self._timers: list[tuple[float, int, NamespaceRef]] = []
         self._timer_count = 0
@@ -162,6 +165,7 @@ class Follower:
             behind=behind,
             gates={str(index): gate for index, gate in self._gates.items()},
             epochs={str(index): int(epoch) for index, epoch in self._epochs.items()},
+            markers=self._markers,
         )
 
     def _handle(self, event: Event, now_s: float) -> None:
@@ -202,6 +206,9 @@ class Follower:
                 self._on_surveyed(event, now_s)
             case moves.Adopted():
                 self._on_adopted(now_s)
+            case moves.Marked():
+                self._markers = event.markers
+                self._save_soon()
             case moves.Tick():
                 pass  # timers run after every event
 
@@ -213,6 +220,7 @@ class Follower:
         if saved is None:
             saved = Progress(self._writer, shard.incarnation, shard.origin - 1)
         self._load(saved, now_s)
+        self._markers = event.markers
         is_same = saved.incarnation == shard.incarnation
         is_there = saved.received + 1 >= shard.first and shard.last >= saved.received
         if not is_same or not is_there or saved.is_resyncing:
@@ -243,9 +251,7 @@ class Follower:
                 self._admitting[lane.namespace] = mark.admit_at
             if lane.queryable < lane.applied:
                 lane.invisible.append(Unseen(lane.queryable + 1, lane.applied, mark.unqueryable_s))
-                self._await_visible(lane, None)
-        for index, gate in saved.gates.items():
-            self._open_gate(IndexName(index), gate)
+        self._gates = {IndexName(index): gate for index, gate in saved.gates.items()}
 
     def _begin_survey(
         self, shard: ShardState, saved: Progress | None, indexes: Sequence[IndexName] | None
@@ -267,8 +273,7 @@ class Follower:
             self._incarnation = source.incarnation
             self._received, self._received_s = source.received, source.received_s
             self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in source.epochs.items()}
-            for index, gate in source.gates.items():
-                self._open_gate(IndexName(index), gate)
+            self._gates = {IndexName(index): gate for index, gate in source.gates.items()}
         for namespace in event.namespaces:
             applied = ours.mark(namespace).applied if is_same else before
             lane = Lane(namespace, applied, applied, holding=Holding.SPILLED)
@@ -290,6 +295,11 @@ class Follower:
 
     def _begin_reading(self, now_s: float) -> None:
         self._read = self._received
+        for index, gate in self._gates.items():
+            self._effects.append(moves.AwaitEpoch(index, Epoch(gate.epoch)))
+        for lane in self._lanes.values():
+            if lane.queryable < lane.applied:
+                self._await_visible(lane, None)
         for lane in [*self._lanes.values()]:
             self._advance(lane, now_s)
         if not self._rewind(now_s):

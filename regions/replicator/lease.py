@@ -22,7 +22,7 @@ class LeaseLost(RegionsError):
 
 
 class Holding(msgspec.Struct, frozen=True):
-    """The record: who holds it ("" nobody: given back) and for how long without renewal."""
+    """The record: who holds it, and for how long without renewal."""
 
     holder: str
     lease_s: float
@@ -59,14 +59,6 @@ class Lease:
                 raise LeaseLost("another daemon holds the lease") from None
             return await self._take(found.revision)
 
-    async def release(self) -> None:
-        """Give it back, once nothing that was sent can still take effect: the next one need not wait.
-
-        Raises: Conflict, LogUnavailable: it ends by itself.
-        """
-        free = msgspec.json.encode(Holding("", self._lease_s))
-        await self._registers.swap(KEY, free, self._revision, timeout_s=_CALL_S)
-
     async def _take(self, revision: int) -> float:
         began_s = _now_s()
         mine = msgspec.json.encode(Holding(self._me, self._lease_s))
@@ -77,7 +69,7 @@ class Lease:
         if found is None:
             return True
         record = _decode(found)
-        if record.holder in ("", self._me):
+        if record.holder == self._me:
             return True
         if found.revision != self._seen[0]:
             self._seen = (found.revision, _now_s())

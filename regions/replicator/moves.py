@@ -17,11 +17,21 @@ from regions.replicator.watermarks import Progress
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """What stands: the saved progress, the log's shard, and the indexes that lost what they held."""
+    """What stands: the saved progress, the log's shard, and the indexes that lost what they held.
+
+    `markers` are the tokens by which the indexes are known from now on.
+    """
 
     progress: Progress | None
     shard: ShardState
     wiped: Sequence[IndexName] = ()
+    markers: dict[str, str] = {}
+
+
+class Marked(msgspec.Struct, frozen=True):
+    """The indexes are known by these tokens from now on: one that could not be asked before is among them."""
+
+    markers: dict[str, str]
 
 
 class Surveyed(msgspec.Struct, frozen=True):
@@ -145,6 +155,7 @@ Event = (
     Probed
     | Surveyed
     | Adopted
+    | Marked
     | Leased
     | Received
     | Applied

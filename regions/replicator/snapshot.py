@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from regions.changes import Change, Delete, Upsert
-from regions.errors import LogUnavailable, ReplicaAhead, ReplicaError
+from regions.changes import Change, CreateNamespace, Delete, DropNamespace, Upsert
+from regions.errors import LogUnavailable, ReplicaAhead, ReplicaError, ReplicaRejected
 from regions.logs.base import Log
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, sequence_of
 from regions.registers.base import Registers
 from regions.replicas.base import Replica
-from regions.replicator import moves
+from regions.replicator import markers, moves
 from regions.replicator.visibility import NOBODY, wait_visible
 from regions.replicator.watermarks import Progress, decode, namespace_of, progress_key
 from regions.topology import shard_of
@@ -104,6 +104,7 @@ class Snapshots:
         for index in self._route.indexes if effect.indexes is None else effect.indexes:
             for replica in (site.replicas[index], self._route.here.replicas[index]):
                 found.update(await _namespaces(replica))
+        found = {namespace for namespace in found if namespace.stored != markers.NAMESPACE}
         shards = self._log.shards
         mine = [namespace for namespace in found if shard_of(namespace, shards) == self._route.shard]
         if effect.indexes is not None:
@@ -135,6 +136,7 @@ class Snapshots:
             ours, theirs = self._route.here.replicas[namespace.index], site.replicas[namespace.index]
             # Our own index lists only what reads of it see: what was written before has to be visible first.
             await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
+            await self._declare(theirs, effect, write)
             kept = await self._put(theirs, effect, write)
             await self._remove(ours, kept, effect, write)
             await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
@@ -146,9 +148,13 @@ class Snapshots:
         return moves.Copied(namespace, start, end)
 
     async def _source(self, namespace: NamespaceRef, applied: int) -> tuple[Site, int] | None:
-        """The readable replica that is furthest, and where it is; none when all are behind ours."""
+        """The replica that is furthest, and where it is; none when all are behind ours.
+
+        A readable one is preferred. One that is not yet exact after a copy of its own serves as well: it too
+        is a mixture from `start` on, and no mixture goes past an intent whose ids nobody knows.
+        """
         state = await self._log.state(self._route.shard, timeout_s=_CALL_S)
-        best: tuple[Site, int] | None = None
+        found: list[tuple[bool, int, Site]] = []
         for site in self._route.others:
             try:
                 progress = await self._progress(site)
@@ -157,11 +163,22 @@ class Snapshots:
             if progress is None or progress.incarnation != state.incarnation:
                 continue
             start = progress.mark(namespace).queryable
-            if not progress.is_readable(namespace) or start < applied:
-                continue
-            if best is None or start > best[1]:
-                best = site, start
-        return best
+            if progress.is_copyable(namespace) and start >= applied:
+                found.append((progress.is_readable(namespace), start, site))
+        best = max(found, key=lambda each: each[:2], default=None)
+        return (best[2], best[1]) if best is not None else None
+
+    async def _declare(self, theirs: Replica, effect: moves.Copy, write: Write) -> None:
+        """Have the namespace here if it is there, with its schema, and only then."""
+        try:
+            info = await theirs.describe_namespace(effect.namespace, timeout_s=_CALL_S)
+        except ReplicaRejected as error:
+            if error.status != 404:
+                raise
+            await write(effect.namespace, DropNamespace(), effect.position)
+        else:
+            if info.schema is not None:
+                await write(effect.namespace, CreateNamespace(info.schema), effect.position)
 
     async def _put(self, theirs: Replica, effect: moves.Copy, write: Write) -> set[str]:
         """Write every record of the source here; their ids."""

@@ -63,6 +63,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     gates: dict[str, Gate] = {}
     epochs: dict[str, int] = {}
     """The epoch of each index that this follower applies."""
+    markers: dict[str, str] = {}
+    """What the follower left in each index, to know it again."""
 
     def mark(self, namespace: NamespaceRef) -> Mark:
         """Where the namespace stands: its own mark, or the shard's."""
@@ -72,6 +74,11 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
         return (
             not self.is_resyncing and namespace.index not in self.gates and self.mark(namespace).is_readable
         )
+
+    def is_copyable(self, namespace: NamespaceRef) -> bool:
+        """Whether it can be copied: also while it stands still, or is not exact yet after a copy."""
+        is_settled = not self.is_resyncing and namespace.index not in self.gates
+        return is_settled and not self.mark(namespace).is_copying
 
     def applied_s(self, namespace: NamespaceRef) -> float:
         """Up to which time of the log server the namespace has everything applied."""

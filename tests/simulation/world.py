@@ -6,7 +6,7 @@ under those, and `meridian verify` is for them.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
@@ -30,6 +30,7 @@ from regions.registers.memory import MemoryRegisters
 from regions.replicas.memory import MemoryReplica
 from regions.replicator import moves
 from regions.replicator.daemon import Daemon, Surroundings, Terms
+from regions.replicator.driver import Cut
 from regions.replicator.follower import Pace
 from regions.replicator.snapshot import Site
 from regions.replicator.watermarks import Progress, decode, key_of, progress_key
@@ -44,7 +45,14 @@ REGIONS: Final = ("us", "eu", "ap")
 WALL_S: Final = 1_000_000.0
 IDS: Final = tuple(f"r{n}" for n in range(6))
 APPEND_S: Final = 2.0
-PACE: Final = Pace(call_timeout_s=0.8, apply_settle_s=1.0, clock_skew_s=0.1, ask_again_s=1.0, retry_max_s=2.0)
+PACE: Final = Pace(
+    call_timeout_s=0.8,
+    apply_settle_s=1.0,
+    clock_skew_s=0.1,
+    ask_again_s=1.0,
+    look_every_s=2.0,
+    retry_max_s=2.0,
+)
 TERMS: Final = Terms(lease_s=3.0, beat_s=1.0, hold_s=2.0, keep_s=10_000.0)
 
 
@@ -74,6 +82,7 @@ class Plan:
     trim: bool = False
     tear: bool = False
     resync: bool = False
+    wipe: bool = False
     skew_s: float = 0.0
     die_in: tuple[str, int, bool] | None = None
     """A region whose first daemon dies in its n-th call, and whether that call still takes effect."""
@@ -105,6 +114,7 @@ def plan(seed: int) -> Plan:
         trim=rng.random() < 0.25,
         tear=rng.random() < 0.25,
         resync=rng.random() < 0.25,
+        wipe=rng.random() < 0.2,
         skew_s=rng.choice((0.0, 0.4)),
     )
 
@@ -162,6 +172,13 @@ class Epochs:
     def __init__(self, fences: dict[IndexName, Fence]) -> None:
         self._fences = fences
 
+    def is_history(self, home: RegionId, entry: Entry) -> bool:
+        """No home is ever replaced here."""
+        return True
+
+    def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
+        return ()
+
     async def ready(self, index: IndexName, epoch: Epoch) -> None:
         """At once."""
 
@@ -180,6 +197,7 @@ class World:
         self.acked: list[Acked] = []
         self.seen: list[Seen] = []
         self.poison: set[str] = set()
+        self.wiped: set[str] = set()
         self.running: list[Running] = []
         self.fences: dict[IndexName, Fence] = {}
         self.homes = {IndexName(f"docs-{home}"): home for home in the_plan.homes}
@@ -347,6 +365,8 @@ class World:
         acts += [self._isolate(times(1, end_s * 0.7), times(3, 8)) for _ in range(plan.isolations)]
         if plan.poison:
             acts.append(self._poison(times(1, end_s * 0.6)))
+        if plan.wipe and not plan.trim and not plan.resync:  # they too need a copy that is whole
+            acts.append(self._wipe(times(2, end_s * 0.7)))
         if plan.trim:
             acts.append(self._trim(times(3, end_s)))
         if plan.tear:
@@ -377,6 +397,17 @@ class World:
     async def _poison(self, at_s: float) -> None:
         await asyncio.sleep(at_s)
         self.poison.add(self.rng.choice(IDS))
+
+    async def _wipe(self, at_s: float) -> None:
+        """An index comes back empty. Until that is noticed its reads are wrong, and nobody can know."""
+        await asyncio.sleep(at_s)
+        region = self.regions[self.rng.choice(REGIONS)]
+        told = [region.seen.get(progress_key(*key)) for key in self._home_shards()]
+        if not all(each is not None and each.markers for each in told):
+            return  # what was never marked is not known to be gone
+        self.wiped.add(region.name)
+        for replica in region.replicas.values():
+            replica.wipe()
 
     async def _trim(self, at_s: float) -> None:
         """The log loses what only the most advanced follower has: the others need a copy."""
@@ -483,6 +514,8 @@ class World:
             try:
                 fetched = await remote.fetch(namespace, [id_], timeout_s=2.0)
             except ReplicaError:
+                continue
+            if chosen in self.wiped:
                 continue
             home = self.homes[namespace.index]
             self.seen.append(

@@ -1,0 +1,80 @@
+"""One daemon at a time, whatever the clocks say; in virtual time."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from regions.registers.memory import MemoryRegisters
+from regions.replicator.lease import Lease, LeaseLost
+from tests.simulation import clock
+
+Story = Callable[[MemoryRegisters], Coroutine[Any, Any, None]]
+
+
+def lease(registers: MemoryRegisters, name: str) -> Lease:
+    return Lease(registers, name, lease_s=10.0, settle_s=5.0)
+
+
+def tell(story: Story) -> None:
+    clock.run(story(MemoryRegisters()))
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_a_free_lease_is_taken_at_once() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        assert await lease(registers, "a").acquire() == pytest.approx(10.0, abs=0.1)
+
+    tell(story)
+
+
+def test_a_successor_waits_until_the_lease_has_ended_and_what_was_sent_has_settled() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        await lease(registers, "a").acquire()
+        await lease(registers, "b").acquire()
+        assert 15.0 <= now_s() < 18.0
+
+    tell(story)
+
+
+def test_a_renewed_lease_stays_with_its_holder() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        holder = lease(registers, "a")
+        await holder.acquire()
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(lease(registers, "b").acquire())
+            for _ in range(20):
+                await asyncio.sleep(5.0)
+                assert await holder.renew() == pytest.approx(now_s() + 10.0, abs=0.1)
+            assert not waiting.done()
+            waiting.cancel()
+
+    tell(story)
+
+
+def test_who_was_succeeded_learns_it_at_the_next_renewal() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        first = lease(registers, "a")
+        await first.acquire()
+        await lease(registers, "b").acquire()
+        with pytest.raises(LeaseLost):
+            await first.renew()
+
+    tell(story)
+
+
+def test_of_many_who_wait_one_gets_it() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        await lease(registers, "dead").acquire()
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [tasks.create_task(lease(registers, name).acquire()) for name in "abc"]
+            await asyncio.sleep(20.0)
+            assert sum(task.done() for task in waiting) == 1
+            for task in waiting:
+                task.cancel()
+
+    tell(story)
