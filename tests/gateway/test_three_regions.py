@@ -173,6 +173,26 @@ async def test_verify_finds_a_difference_and_repairs_it_through_the_log(three: T
     assert set((await found.json())["vectors"]) == {"warm"}
 
 
+async def test_an_order_to_resync_is_carried_out_and_heals_the_replica(three: Three) -> None:
+    url = next(r["url"] for r in three.config["indexes"]["docs"]["replicas"] if r["region"] == AP)
+    stored = json.loads((await command(three, "verify", "--index", "docs", "--json"))[1].splitlines()[0])
+    namespace = stored["namespace"]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/vectors/delete", json={"ids": ["warm"], "namespace": namespace}) as response,
+    ):
+        assert response.status == 200
+    assert (await command(three, "verify", "--index", "docs"))[0] == 1
+    where = ("--index", "docs", "--region", AP, "--namespace", namespace)
+    code, out = await command(three, "replica", "resync", *where)
+    assert code == 0, out
+    async with asyncio.timeout(20):
+        while (await command(three, "verify", "--index", "docs"))[0] != 0:
+            await asyncio.sleep(0.2)
+    found = await call(three, AP, "/vectors/fetch?ids=warm&namespace=a")
+    assert set((await found.json())["vectors"]) == {"warm"}
+
+
 async def test_a_home_that_is_down_is_said_in_pinecones_shape_and_a_promotion_heals_it(three: Three) -> None:
     code, out = await command(three, "promote", "--index", "docs", "--to", EU)
     assert code == 0, out
