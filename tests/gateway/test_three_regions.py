@@ -187,7 +187,7 @@ async def test_an_order_to_resync_is_carried_out_and_heals_the_replica(three: Th
     code, out = await command(three, "replica", "resync", *where)
     assert code == 0, out
     async with asyncio.timeout(20):
-        while (await command(three, "verify", "--index", "docs"))[0] != 0:
+        while (await command(three, "verify", "--index", "docs"))[0] != 0:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     found = await call(three, AP, "/vectors/fetch?ids=warm&namespace=a")
     assert set((await found.json())["vectors"]) == {"warm"}
