@@ -56,6 +56,8 @@ class Network:
         self.cut: set[frozenset[str]] = set()
         self.mute: set[str] = set()
         """Regions whose registers cannot be reached."""
+        self.told: dict[tuple[str, int], int] = {}
+        """The last sequence of each shard that somebody read, or was told is stored: it is never lost."""
         self.trace: list[str] = []
 
     def delay_s(self, a: str, b: str) -> float:
@@ -66,6 +68,10 @@ class Network:
 
     def is_cut(self, a: str, b: str) -> bool:
         return frozenset((a, b)) in self.cut
+
+    def tell(self, region: str, shard: int, sequence: int) -> None:
+        """Somebody knows of the entry."""
+        self.told[region, shard] = max(sequence, self.told.get((region, shard), 0))
 
     def note(self, what: str) -> None:
         """Write it into the run's trace."""

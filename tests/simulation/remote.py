@@ -9,7 +9,7 @@ from regions.errors import AppendUnknown, LogUnavailable, ReplicaRejected, Repli
 from regions.logs.base import Append, Entry, Fence, ShardState
 from regions.logs.memory import MemoryLog
 from regions.names import IndexName, NamespaceRef, RegionId
-from regions.positions import Epoch, Lsn
+from regions.positions import Epoch, Lsn, sequence_of
 from regions.registers.base import Register
 from regions.registers.memory import MemoryRegisters
 from regions.replicas.base import (
@@ -51,7 +51,7 @@ class RemoteLog:
         self, fence: Fence, shard: int, batch: Sequence[Append], *, timeout_s: float
     ) -> Sequence[Lsn]:
         try:
-            return await self._network.call(
+            lsns = await self._network.call(
                 self._me,
                 self.region,
                 f"append {shard} x{len(batch)}",
@@ -61,6 +61,8 @@ class RemoteLog:
             )
         except Lost as error:
             raise AppendUnknown("no answer") from error
+        self._network.tell(self.region, shard, sequence_of(lsns[-1]))
+        return lsns
 
     async def _ask(self, what: str, act: Callable[[], Any], timeout_s: float) -> Any:
         try:
@@ -101,6 +103,7 @@ class RemoteLog:
         inner = self._log.read(shard, after, incarnation)
         try:
             async for entry in inner:
+                network.tell(self.region, shard, entry.sequence)
                 sent_s = max(entry.appended_s - self._epoch_s, 0.0)
                 arrived_s = max(arrived_s, sent_s + network.delay_s(self.region, me.region))
                 if arrived_s > loop.time():

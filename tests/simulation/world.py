@@ -423,19 +423,12 @@ class World:
         """A log server loses what it never acknowledged and nobody has read."""
         await asyncio.sleep(at_s)
         for home, shard in self._home_shards():
-            kept = [sequence_of(a.lsn) for a in self.acked if (a.home, a.shard) == (home, shard)]
-            for running in self.running:
-                driver = running.daemon.drivers.get((RegionId(home), shard))
-                kept += [driver.follower.progress.received] if driver is not None else []
-            for region in self.regions.values():
-                seen = region.seen.get(progress_key(home, shard))
-                kept += [seen.received] if seen is not None else []
+            kept = [self.network.told.get((home, shard), 0)]
             just_now_s = asyncio.get_running_loop().time() - 0.5
             kept += [e.sequence for at_s, e in self.entries[home, shard] if at_s > just_now_s and e.namespace]
             fence = max(token for each in self.fences.values() for token in each.tokens)
             log = self.regions[home].log
-            if kept and (await log.state(shard, timeout_s=1)).last > max(*kept, fence):
-                log.tear(shard, max(*kept, fence))
+            log.tear(shard, max(*kept, fence))
 
     async def _resync(self, at_s: float) -> None:
         await asyncio.sleep(at_s)
