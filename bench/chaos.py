@@ -27,6 +27,8 @@ from bench.journal import GONE, Expected, Journal, Outcome, Wrote, expected
 from bench.three_regions import Rig, running
 from gateway.up import plan
 from gateway.up.plan import Place
+from regions.pinecone_api import REQUEST_LSN_HEADER
+from regions.positions import Lsn, epoch_of, parse_lsn
 from regions.runtime.children import python_module
 
 HOME, NEAR, FAR = plan.REGIONS
@@ -37,6 +39,7 @@ IDS: Final = 60
 """Of one writer."""
 DELETES: Final = 0.3
 PAGE: Final = 100
+UNIT: Final = [1.0] + [0.0] * (plan.SHAPE.dimension - 1)
 KILLS: Final = (
     f"{HOME} replicator",
     f"{FAR} node",
@@ -171,6 +174,65 @@ class Campaign:
         self.account.cleared_s.append((name, seconds))
         say(f"  everything written by then is in every region after {seconds:.1f} s")
 
+    async def promotion(self, tail: int = 20) -> None:
+        """Cut the home off with writes it never ships, promote by force, and see what comes of them."""
+        say(f"{HOME} cut off; {tail} writes there that nobody else gets; {NEAR} promoted by force")
+        us, eu, _ = self._rig.places
+        await self._rig.cut(HOME)
+        lost = [f"tail-{number}" for number in range(tail)]
+        for id_ in lost:
+            await self._written(us, id_)
+        await self._command("promote", eu, "--to", NEAR, "--forced", "--drain-s", "2")
+        kept = [f"new-{number}" for number in range(tail)]
+        for id_ in kept:
+            await self._written(eu, id_)
+        await self._rig.heal(HOME)
+        seconds = await self._rig.until_everywhere(eu, PATIENCE_S)
+        late = await self._written(us, "late")
+        saved = self._folder / "tail.jsonl"
+        await self._command("replica", eu, "tail", "--out", str(saved))
+        lines = len(saved.read_text().splitlines())
+        await self._command(
+            "replica", eu, "resync", "--region", HOME, "--namespace", f"{plan.TENANT}.promotion"
+        )
+        held = await self._until_converged([*kept, "late"], lost)
+        self.account.notes.append(
+            f"Forced promotion: epoch {epoch_of(late)} at {NEAR}; {lines} of {tail} unshipped writes saved "
+            f"to a file; everything else in every region {seconds:.1f} s after the old home was back; "
+            f"after a resync of the old home: {held}."
+        )
+        if lines != tail or not held.startswith("equal"):
+            self.account.wrong["not converged"] += 1
+
+    async def _written(self, place: Place, id_: str) -> Lsn:
+        """Upsert a record through a region's gateway until that is acknowledged; its position."""
+        body = {"namespace": "promotion", "vectors": [{"id": id_, "values": UNIT, "metadata": {"n": 1}}]}
+        url = f"{place.gateway_url}/i/{plan.INDEX}/vectors/upsert"
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with self._rig.http.post(url, json=body, headers=self._rig.headers) as answer:
+                    if answer.status == 200:
+                        return parse_lsn(answer.headers[REQUEST_LSN_HEADER])
+                await asyncio.sleep(0.2)
+
+    async def _until_converged(self, kept: Sequence[str], lost: Sequence[str]) -> str:
+        """Wait until every node holds exactly the records to keep; what they hold, in words."""
+        for _ in range(60):
+            held = [await self._held(place, "promotion", [*kept, *lost]) for place in self._rig.places]
+            if all(set(each) == set(kept) for each in held):
+                return f"equal in every region, {len(kept)} records, none of the tail"
+            await asyncio.sleep(0.5)
+        counts = [f"{len(set(each) & set(kept))} and {len(set(each) & set(lost))}" for each in held]
+        return f"of {len(kept)} records to keep and {len(lost)} of the tail there are {', '.join(counts)}"
+
+    async def _command(self, name: str, place: Place, *args: str) -> None:
+        """Run a `meridian` command with a region's file. Raises: RuntimeError: it failed."""
+        words = [*args, "--config", str(place.gateway_file), "--index", plan.INDEX]
+        code, said = await command(name, *words)
+        say("  " + said.strip().replace("\n", "\n  "))
+        if code:
+            raise RuntimeError(f"meridian {name} ended with code {code}")
+
     # --- What is left ------------------------------------------------------------------------
 
     async def compare(self) -> None:
@@ -256,6 +318,7 @@ async def run(args: argparse.Namespace) -> Account:
                 await campaign.cut(NEAR, 20)
                 await campaign.cut(FAR, 100)
             await campaign.compare()
+            await campaign.promotion()
             return campaign.account
 
 

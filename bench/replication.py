@@ -262,6 +262,7 @@ class Measured:
                 f"| {pair.home} | {pair.region} | {_ms(lags.applied, 0.5)} | {_ms(lags.applied, 0.99)} "
                 f"| {_ms(lags.queryable, 0.5)} | {_ms(lags.queryable, 0.99)} |"
                 for pair, lags in sorted(self.lags.items())
+                if lags.applied
             ),
             "",
             f"CPU: {total / self.took_s:.2f} of {os.cpu_count()} cores busy; microseconds a vector (three "
