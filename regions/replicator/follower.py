@@ -346,6 +346,8 @@ class Follower:
             if not is_fresh or isinstance(entry.body, Resolved):
                 return
             lane = self._lanes[namespace] = Lane(namespace, entry.sequence - 1, entry.sequence - 1)
+        elif is_fresh:
+            lane.stay_caught_up(entry.sequence - 1)
         gate = self._gates.get(entry.index)
         if gate is not None and entry.epoch >= gate.epoch and lane.holding is not Holding.SPILLED:
             lane.holding = Holding.SPILLED
@@ -580,6 +582,7 @@ class Follower:
         lane = self._lanes.get(event.namespace)
         if lane is None:
             lane = self._lanes[event.namespace] = Lane(event.namespace, self._received, self._received)
+        lane.stay_caught_up(self._received)
         if lane.state is not State.COPYING:
             lane.is_to_be_copied = True
             self._advance(lane, now_s)

@@ -319,6 +319,11 @@ class Lane:
             and received >= self.admit_at
         )
 
+    def stay_caught_up(self, received: int) -> None:
+        """Nothing up to `received` was for this namespace: what it lacked before it does not lack now."""
+        if self.is_caught_up(received):
+            self.applied = self.queryable = received
+
     def mark(self) -> Mark:
         """What the others are told."""
         position = self.position

@@ -511,6 +511,19 @@ def test_a_copy_waits_for_what_is_in_flight_and_for_what_may_still_land() -> Non
     assert story.one(moves.Copy).applied == 10
 
 
+def test_a_namespace_that_only_waits_for_a_late_effect_does_not_go_back_when_it_is_copied() -> None:
+    story = Story(at(10))
+    story.hear(11, put("x"))
+    story.tell(moves.Failed(A, may_land=True))
+    story.later(0.2)
+    story.applied()
+    story.visible(11)
+    story.hear(12, Heartbeat())
+    assert story.follower.progress.mark(A).applied == 12
+    story.tell(moves.Sought(A, is_found=True))
+    assert story.follower.progress.mark(A).applied == 12
+
+
 def test_a_wiped_index_is_copied_and_other_namespaces_keep_their_place() -> None:
     story = Story(at(20), wiped=[INDEX])
     assert story.one(moves.Survey).indexes == [INDEX]
