@@ -28,6 +28,7 @@ from regions.errors import ReplicaAhead, ReplicaRejected
 from regions.filters import compile_filter
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Lsn
+from regions.record_checks import BadRecord, VectorShape, check_query
 from regions.records import Match, Query, Record, patched
 from regions.replicas.base import (
     Applied,
@@ -149,6 +150,10 @@ class MemoryReplica:
     # --- Reads -------------------------------------------------------------------------------
 
     async def query(self, namespace: NamespaceRef, query: Query, *, timeout_s: float) -> QueryResult:
+        try:
+            check_query(query, VectorShape(self._dimension, "dotproduct"))
+        except BadRecord as error:
+            raise ReplicaRejected(400, 3, str(error)) from error
         found = self._seen(namespace)
         tree = compile_filter(query.filter or {})
         matches = [

@@ -3,6 +3,7 @@
 A new kind adds its line to `MAKERS`; a kind without one fails the first test.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from regions.changes import (
 from regions.errors import ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.records import Query, Record, SparseVector
-from regions.replicas import pinecone
+from regions.replicas import memory, pinecone
 from regions.replicas.base import Replica
 from regions.runtime import lifecycle, plugins
 from tests.compat.conftest import create_index
@@ -47,7 +48,11 @@ def over_http(index_url: str) -> Replica:
     return pinecone.build(config, index=IndexName(INDEX), region=RegionId("us-east"), resolve=lambda _: KEY)
 
 
-MAKERS: dict[str, Callable[[str], Replica]] = {"pinecone": over_http}
+def in_memory(_: str) -> Replica:
+    return memory.MemoryReplica(IndexName(INDEX), time.monotonic, dimension=DIMENSION)
+
+
+MAKERS: dict[str, Callable[[str], Replica]] = {"memory": in_memory, "pinecone": over_http}
 
 
 @pytest.fixture(params=sorted(MAKERS))
@@ -229,6 +234,11 @@ async def test_a_value_of_the_wrong_shape_is_refused(replica: Replica, namespace
     assert caught.value.status == 400
 
 
-async def test_no_time_left_is_unavailable(replica: Replica, namespace: NamespaceRef) -> None:
-    with pytest.raises(ReplicaUnavailable):
-        await replica.query(namespace, Query(top_k=1, vector=axis(0)), timeout_s=1e-6)
+async def test_no_time_left_is_unavailable(index_url: str, namespace: NamespaceRef) -> None:
+    """Of an index that is asked over a wire; one in memory has answered by then."""
+    replica = over_http(index_url)
+    try:
+        with pytest.raises(ReplicaUnavailable):
+            await replica.query(namespace, Query(top_k=1, vector=axis(0)), timeout_s=1e-6)
+    finally:
+        await replica.close()
