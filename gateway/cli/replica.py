@@ -101,6 +101,7 @@ async def _tail(config: "GatewayConfig", path: Path, index: IndexName, out: Path
 
     count = 0
     async with connected(config, path) as regions:
+        await regions.live.refresh(index)  # what was heard first may be what the old home still believes
         home = regions.live.topology.homes.get(index)
         forced = [term for term in home.terms if term.is_forced] if home else []
         if home is None or not forced:
