@@ -45,6 +45,7 @@ class Demo:
         """
         total = await asyncio.to_thread(count_lines, corpus_path())
         await self._until_home_is_known()
+        await self._until_everywhere("what an earlier start wrote is in every region")
         there = await asyncio.to_thread(self._count)
         if there < min(FIRST_PASSAGES, total):
             with self._report.phase(f"first {FIRST_PASSAGES} passages in"):
@@ -116,7 +117,7 @@ class Demo:
                     while not _is_readable(await standings(place), len(self._places)):  # noqa: ASYNC110
                         await asyncio.sleep(POLL_S)
 
-    async def _until_everywhere(self) -> None:
+    async def _until_everywhere(self, name: str = "all of it in every region") -> None:
         """Wait until every replica shows all that is written by now, and say how far each is.
 
         A replica whose lag is shorter than the time since now has everything from before now.
@@ -131,7 +132,7 @@ class Demo:
                 f"{region} {'?' if lag is None else f'{lag:.1f} s'}" for region, lag in lags.items()
             )
             if all(lag is not None and lag < waited_s for lag in lags.values()):
-                self._report.phase_took("all of it in every region", waited_s)
+                self._report.phase_took(name, waited_s)
                 self._report.line(f"  lag: {line}")
                 return
             if waited_s > PATIENCE_S:
