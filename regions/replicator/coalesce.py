@@ -106,9 +106,10 @@ def prefix(entries: Iterable[Entry], limits: BatchLimits, unsettled: Collection[
 
     `unsettled` are ids whose last call may still take effect late: what touches one of them, or the whole
     namespace, waits. An entry beyond the limits is a batch by itself, never unsendable.
+    What is written over within the batch is not sent, so it does not count: a backlog of few ids is one call.
     """
     taken: list[Entry] = []
-    touched: set[str] = set()
+    sizes: dict[str, int] = {}
     size = 0
     for entry in entries:
         if is_intent(entry.body):
@@ -120,12 +121,24 @@ def prefix(entries: Iterable[Entry], limits: BatchLimits, unsettled: Collection[
         ids = ids_of(entry.body)
         if unsettled and any(id_ in unsettled for id_ in ids):
             break
-        size += size_of(entry.body)
-        touched.update(ids)
-        if taken and (len(touched) > limits.records or size > limits.size_bytes):
+        size += _grow(sizes, entry.body)
+        if taken and (len(sizes) > limits.records or size > limits.size_bytes):
             break
         taken.append(entry)
     return taken
+
+
+def _grow(sizes: dict[str, int], body: Body) -> int:
+    """Note what each id of the change takes in a batch; how many bytes the batch gets longer."""
+    before = sum(sizes.get(id_, 0) for id_ in set(ids_of(body)))
+    match body:
+        case Upsert():
+            sizes.update((record.id, _size_of_record(record)) for record in body.records)
+        case Update():
+            sizes[body.id] = sizes.get(body.id, 0) + size_of(body)
+        case _:
+            sizes.update((id_, len(id_) + 3) for id_ in ids_of(body))
+    return sum(sizes[id_] for id_ in set(ids_of(body))) - before
 
 
 def fold(entries: Sequence[Entry]) -> list[Call]:

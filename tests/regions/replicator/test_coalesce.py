@@ -87,8 +87,13 @@ def test_a_batch_keeps_to_its_limits_unless_it_is_one_change(
     for batch in batches(entries, BatchLimits(room, size)):
         if len(batch) > 1:
             assert len({id_ for each in batch for id_ in ids_of(each.body)}) <= room
-            assert sum(size_of(each.body) for each in batch) <= size
+            assert sum(size_of(call.change) for call in fold(batch)) <= size
             assert not any(is_barrier(each.body) for each in batch)
+
+
+def test_a_backlog_that_writes_few_ids_again_and_again_is_one_batch() -> None:
+    entries = [entry(at, put("ab"[at % 2], n=at)) for at in range(1, 101)]
+    assert prefix(entries, BatchLimits(size_bytes=2 * size_of(put("a", n=100)))) == entries
 
 
 def test_the_last_write_of_an_id_wins() -> None:
