@@ -90,7 +90,6 @@ class Daemon:
         """Until the lease is lost."""
         self.drivers.clear()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._renew(lease))
             if (own := self._around.logs.get(self._around.here.region)) is not None:
                 tasks.create_task(self._beat(own))
             tasks.create_task(self._obey(tasks))
@@ -101,6 +100,9 @@ class Daemon:
                         home, shard, self._around.here, self._around.others, self._around.homes[home]
                     )
                     tasks.create_task(self._follow(route, log))
+            # In the group's body: when a task fails while its group only waits for the end, Python leaves the
+            # parent marked as cancelled, and before 3.11.3 no timeout in a task so marked ever ends as one.
+            await self._renew(lease)
 
     async def _follow(self, route: Route, log: Log) -> None:
         """One driver after the other, each after what the one before sent has settled."""
