@@ -10,6 +10,7 @@ from gateway.errors import BadRequest, ReplicaBehind, RetrievalUnavailable, Supe
 from gateway.stages import nearest_read
 from regions import promotion
 from regions.errors import LogUnavailable
+from regions.names import RegionId
 from regions.positions import Lsn
 from regions.topology import shard_of
 from tests.fakes.regions import AP, DOCS, EU, SHARDS, US
@@ -92,22 +93,24 @@ async def test_beyond_the_bound_a_tenant_may_choose_to_read_all_the_same(world: 
 async def test_a_replica_killed_under_load_costs_no_read(world: Rig) -> None:
     await world.acknowledged("a")
     await world.settle()
-    answered: dict[str, int] = {}
+    answered: list[RegionId] = []
+    killed: list[RegionId] = []
 
     async def reader() -> None:
         for _ in range(100):
             found, source = await world[EU].fetch(context(), "a")
             assert found == {"a"}
-            answered[source.region] = answered.get(source.region, 0) + 1
-            if answered[EU] == 200:
-                world.nodes[EU].kill()
+            answered.append(source.region)
+            if len(answered) == 200:  # whichever it is: on one machine they are equally near
+                killed.append(source.region)
+                world.nodes[source.region].kill()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(10):
             group.create_task(reader())
-    assert sum(answered.values()) == 1_000
-    assert answered[EU] >= 200
-    assert answered[US] > 0
+    assert len(answered) == 1_000
+    (dead,) = killed
+    assert dead not in answered[-100:]
 
 
 async def test_when_no_replica_answers_that_is_said(world: Rig) -> None:
