@@ -1,5 +1,6 @@
 """A real nats-server on loopback, to be killed and started again."""
 
+import os
 import shutil
 import signal
 import socket
@@ -50,8 +51,10 @@ class NatsProcess:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: it holds its connections and says nothing."""
+        """SIGSTOP: it holds its connections and says nothing, from the return on."""
         self._signal("SIGSTOP")
+        assert self._process is not None
+        os.waitpid(self._process.pid, os.WUNTRACED)  # its threads stop one after the other
 
     def resume(self) -> None:
         self._signal("SIGCONT")
