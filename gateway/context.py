@@ -46,7 +46,8 @@ class RequestContext:
     """Frozen facts of one request. Times are those of `clock`, in seconds, and `deadline_s` is absolute.
 
     `floor` and `max_staleness_s` are what the caller's reads accept (None: the gateway's default), `ack` is
-    what its writes wait for: "", "applied", or "region=…".
+    what its writes wait for: "", "applied", or "region=…". `is_whole`: a stream is given out only once it is
+    complete. `complexity` is the caller's hint to the route, "" for none.
     """
 
     request_id: str
@@ -59,6 +60,8 @@ class RequestContext:
     floor: Lsn = NO_LSN
     max_staleness_s: float | None = None
     ack: str = ""
+    is_whole: bool = False
+    complexity: str = ""
 
     def elapsed_s(self) -> float:
         return self.clock() - self.started_s

@@ -14,7 +14,9 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   Overloaded                   gateway: shed for load; retry after a while
   Draining                     gateway: this process accepts no more
   UpstreamTimeout              upstream: no answer in time
-  UpstreamUnavailable          upstream: not reached, broken off, 5xx or throttled
+  UpstreamUnavailable          upstream: not reached, broken off, 5xx
+    UpstreamThrottled            upstream: it takes no more of us for now
+    CircuitOpen                  upstream: it failed so often that it is not asked for a while
   UpstreamRejected             upstream answered "no" to this very request
   UpstreamProtocolError        upstream: an answer that is not in its dialect
   RetrievalUnavailable         upstream: no replica of the index answered
@@ -154,11 +156,23 @@ class UpstreamTimeout(GatewayError):
 
 
 class UpstreamUnavailable(GatewayError):
-    """Not reached, broken off, answered 5xx, or throttled us."""
+    """Not reached, broken off, or answered 5xx."""
 
     fault = Fault.UPSTREAM
     retryable = True
     code = "upstream_unavailable"
+
+
+class UpstreamThrottled(UpstreamUnavailable):
+    """Our account is over its rate there (429); `retry_after_s` when it said for how long."""
+
+    code = "upstream_throttled"
+
+
+class CircuitOpen(UpstreamUnavailable):
+    """Its breaker is open: nothing was sent; `retry_after_s` is when it will be asked again."""
+
+    code = "circuit_open"
 
 
 class UpstreamRejected(GatewayError):

@@ -41,6 +41,8 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.Draining: Shape(503, "server_error", 14),
     errors.UpstreamTimeout: Shape(504, "server_error", 4),
     errors.UpstreamUnavailable: Shape(503, "server_error", 14),
+    errors.UpstreamThrottled: Shape(503, "server_error", 14),
+    errors.CircuitOpen: Shape(503, "server_error", 14),
     errors.UpstreamRejected: Shape(502, "server_error", 13),
     errors.UpstreamProtocolError: Shape(502, "server_error", 13),
     errors.RetrievalUnavailable: Shape(503, "server_error", 14),
