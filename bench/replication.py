@@ -1,8 +1,8 @@
 """How late replicas are under sustained writes: three regions on this machine, WAN delays between them.
 
-    python -m bench.replication [--seconds 120] [--one 1000] [--each 300] [--report FILE]
+    python -m bench.replication [--seconds 120] [--one 1000 1150] [--each 300 340] [--report FILE]
 
-Two loads, one after the other: from one home, and from all three at once; vectors of 384 dimensions, upserted
+Two loads at several rates: from one home, and from all three at once; vectors of 384 dimensions, upserted
 through the home's gateway in batches, 20,000 records in each region to start with, graphs on. The generator
 shares the machine.
 
@@ -252,6 +252,8 @@ class Measured:
         return [
             f"## {self.name}",
             "",
+            f"p99 applied under {TARGET_S:g} s everywhere: {'yes' if self.holds else 'no'}.",
+            "",
             f"{self.vectors:,} vectors in {self.took_s:.0f} s: {per_s:,.0f}/s; {self.refused} refused, "
             f"acknowledged p50 {_ms(self.acks_s, 0.5)} ms, p99 {_ms(self.acks_s, 0.99)} ms; "
             f"everything queryable everywhere {self.drained_s:.1f} s after the last.",
@@ -322,14 +324,12 @@ async def run(args: argparse.Namespace) -> list[Measured]:
             results = []
             first = next(iter(HOMES))
             for name, loads in (
-                (f"{args.one:,.0f} vectors/s from one home", {first: args.one}),
-                (
-                    f"{args.each:,.0f} vectors/s from each of three homes at once",
-                    dict.fromkeys(HOMES, args.each),
+                *((f"{rate:,.0f} vectors/s from one home", {first: rate}) for rate in args.one),
+                *(
+                    (f"{rate:,.0f} vectors/s from each of three homes at once", dict.fromkeys(HOMES, rate))
+                    for rate in args.each
                 ),
             ):
-                if not any(loads.values()):
-                    continue
                 measured = await measure(rig, name, loads, args.seconds)
                 print("\n".join(measured.lines()), flush=True)
                 results.append(measured)
@@ -339,8 +339,12 @@ async def run(args: argparse.Namespace) -> list[Measured]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--one", type=float, default=1_000, help="vectors/s from one home; 0: not at all")
-    parser.add_argument("--each", type=float, default=300, help="vectors/s from each home; 0: not at all")
+    parser.add_argument(
+        "--one", type=float, nargs="*", default=[1_000.0, 1_150.0], help="vectors/s from one home, in turn"
+    )
+    parser.add_argument(
+        "--each", type=float, nargs="*", default=[300.0, 340.0], help="vectors/s from each home, in turn"
+    )
     parser.add_argument("--report", type=Path, help="write it there too, as Markdown")
     args = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
