@@ -186,10 +186,8 @@ class JetStreamLog:
     async def read(self, shard: int, after: int, incarnation: str) -> AsyncGenerator[Entry, None]:
         session: Session | None = None
         try:
-            await self._connector.session(CALL_S)  # makes a missing stream
             session = await self._connector.open()
-            await self._check_cursor(session, shard, after, incarnation)
-            reading = await Reading.open(session, self._stream(shard), after=after, timeout_s=CALL_S)
+            reading = await self._begin_reading(session, shard, after, incarnation)
             while True:
                 message = await reading.next()
                 if message.sequence != after + 1:
@@ -241,17 +239,27 @@ class JetStreamLog:
         return f"{self._config.prefix}.fence.{shard}.{index}"
 
     async def _ensure_streams(self, session: Session) -> None:
-        """Make the streams that are missing, and learn where the others end."""
-        for shard in range(self.shards):
-            made = self._wanted(shard)
+        """Make the streams that are missing, and learn where the others end.
+
+        All at once: over a long way, one after the other is most of what a new connection costs.
+        """
+        await asyncio.gather(*(self._ensure_stream(session, shard) for shard in range(self.shards)))
+
+    async def _ensure_stream(self, session: Session, shard: int) -> None:
+        wanted = self._wanted(shard)
+        try:
+            info = await session.api(f"STREAM.INFO.{wanted['name']}", timeout_s=CALL_S)
+        except Refused as error:
+            if error.code not in NO_STREAM:
+                raise
             try:
-                info = await session.api(f"STREAM.CREATE.{made['name']}", made, timeout_s=CALL_S)
-            except Refused as error:
-                if error.code not in NAME_IN_USE:
+                info = await session.api(f"STREAM.CREATE.{wanted['name']}", wanted, timeout_s=CALL_S)
+            except Refused as late:
+                if late.code not in NAME_IN_USE:
                     raise
-                info = await session.api(f"STREAM.INFO.{made['name']}", timeout_s=CALL_S)
-                await self._ensure_limits(session, info["config"], made)
-            self._seen[shard] = info["state"]["last_seq"]
+                info = await session.api(f"STREAM.INFO.{wanted['name']}", timeout_s=CALL_S)
+        await self._ensure_limits(session, info["config"], wanted)
+        self._seen[shard] = info["state"]["last_seq"]
 
     def _wanted(self, shard: int) -> dict[str, Any]:
         chance = random.SystemRandom()
@@ -436,6 +444,19 @@ class JetStreamLog:
         return int(info["state"]["last_seq"])
 
     # Reading
+
+    async def _begin_reading(self, session: Session, shard: int, after: int, incarnation: str) -> Reading:
+        """Both questions under way at once. Raises: as `_check_cursor`, whose answer comes first."""
+        checked, opened = await asyncio.gather(
+            self._check_cursor(session, shard, after, incarnation),
+            Reading.open(session, self._stream(shard), after=after, timeout_s=CALL_S),
+            return_exceptions=True,
+        )
+        if isinstance(checked, BaseException):
+            raise checked
+        if isinstance(opened, BaseException):
+            raise opened
+        return opened
 
     async def _check_cursor(self, session: Session, shard: int, after: int, incarnation: str) -> None:
         """Raises: LogRecreated, LogTrimmed: that entry is not there to be read. LogUnavailable."""
