@@ -59,7 +59,18 @@ class ServerConfig(Section):
         1024, ge=1, description="Requests at work in one process; beyond them 503 with Retry-After, at once."
     )
     deadline_s: float = Field(
-        60, gt=0, le=3600, description="A request's whole time unless it asks for less."
+        60, gt=0, le=3600, description="A request's whole time unless it or its tenant asks for less."
+    )
+    keepalive_s: float = Field(
+        15,
+        gt=0,
+        description="A stream that is silent for so long sends a comment; load balancers cut at 60 s.",
+    )
+    write_timeout_s: float = Field(
+        30, gt=0, description="A caller that takes nothing of its answer for so long is cut off."
+    )
+    head_timeout_s: float = Field(
+        15, gt=0, description="How long a request's line and headers may take to arrive."
     )
     drain_s: float = Field(30, ge=0, description="How long SIGTERM waits for answers that are under way.")
 

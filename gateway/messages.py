@@ -31,6 +31,15 @@ class Degrade(StrEnum):
     NEVER = "never"
 
 
+class Complexity(StrEnum):
+    """Which tier of a route's upstreams a request should begin with; `auto` leaves it to the route."""
+
+    ECONOMY = "economy"
+    STANDARD = "standard"
+    LONG_CONTEXT = "long_context"
+    AUTO = "auto"
+
+
 class RagOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body's `rag` object; None means: the tenant's default."""
 
@@ -42,6 +51,7 @@ class RagOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: RagMode | None = None
     degrade: Degrade | None = None
     include_context: bool | None = None
+    complexity: Complexity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class TenantDefaults(BaseModel):
         False, description="Read from a replica beyond the bound, marked, when no fresh one can be had."
     )
     top_k: int | None = Field(None, ge=1, le=100, description="Passages retrieved; the gateway's by default.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=3600, description="A request's whole time, within server.deadline_s, its default."
+    )
 
 
 class Tenant(BaseModel):

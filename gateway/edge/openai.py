@@ -51,6 +51,8 @@ class OpenAIFace:
     async def _on_chat(self, http: web.Request) -> web.StreamResponse:
         ctx = context_of(http)
         request = settle(await decoded(wire.decode_chat, await read_body(http)), ctx.tenant)
+        if not ctx.complexity and request.rag.complexity is not None:
+            ctx = dataclasses.replace(ctx, complexity=request.rag.complexity.value)
         answer = await self._chat(ctx, request)
         answer.tap(lambda _: note_answer(ctx, answer.facts))
         async with answer:

@@ -25,6 +25,7 @@ from gateway.errors import (
     NotFound,
     Overloaded,
 )
+from gateway.messages import Complexity
 from gateway.observe import Observer
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenant, Tenants
@@ -40,6 +41,7 @@ DECODED_ON_THE_LOOP: Final = 32 * 1024
 """Bytes; a body of brackets alone takes 1 µs a byte to check."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
+_COMPLEXITIES: Final = frozenset(Complexity)
 _STALENESS_S: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
 T = TypeVar("T")
@@ -113,17 +115,19 @@ class Edge:
             raise Draining("this gateway is shutting down", retry_after_s=1)
         if self.in_flight >= self._max_in_flight:
             raise Overloaded("too many requests in flight at this gateway", retry_after_s=1)
-        now_s = self._clock()
+        now_s, tenant = self._clock(), self._authenticate(request)
         return RequestContext(
             request_id=request_id,
-            tenant=self._authenticate(request),
+            tenant=tenant,
             dialect=dialect,
             started_s=now_s,
-            deadline_s=now_s + self._allowed_s(request),
+            deadline_s=now_s + self._allowed_s(request, tenant),
             clock=self._clock,
             floor=_floor(request),
             max_staleness_s=_max_staleness_s(request),
             ack=_ack(request),
+            is_whole=_is_whole(request),
+            complexity=_complexity(request),
         )
 
     def _authenticate(self, request: web.Request) -> Tenant:
@@ -132,10 +136,11 @@ class Edge:
         bearer = token.strip() if scheme.lower() == "bearer" else None
         return self._tenants.authenticate(request.headers.get("Api-Key") or bearer)
 
-    def _allowed_s(self, request: web.Request) -> float:
+    def _allowed_s(self, request: web.Request, tenant: Tenant) -> float:
+        """The request's whole time: what it asks for, else its tenant's default; never above our own."""
         asked = request.headers.get("x-meridian-deadline-ms")
         if asked is None:
-            return self._deadline_s
+            return min(self._deadline_s, tenant.defaults.deadline_s or self._deadline_s)
         if not _DEADLINE_MS.fullmatch(asked):
             raise BadRequest("x-meridian-deadline-ms: expected milliseconds from 1 to 9999999")
         return min(self._deadline_s, int(asked) / 1000)
@@ -191,6 +196,20 @@ def _ack(request: web.Request) -> str:
     if asked not in ("", "durable", "applied") and not asked.startswith("region="):
         raise BadRequest("x-meridian-ack: expected durable, applied, or region= and a region")
     return "" if asked == "durable" else asked
+
+
+def _is_whole(request: web.Request) -> bool:
+    asked = request.headers.get("x-meridian-stream", "live")
+    if asked not in ("live", "whole"):
+        raise BadRequest("x-meridian-stream: expected live or whole")
+    return asked == "whole"
+
+
+def _complexity(request: web.Request) -> str:
+    asked = request.headers.get("x-meridian-complexity", "")
+    if asked and asked not in _COMPLEXITIES:
+        raise BadRequest(f"x-meridian-complexity: expected one of {', '.join(Complexity)}")
+    return asked
 
 
 def dialect_of(path: str) -> str:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from tests.fakes.provider import ROLE, ScriptedProvider, Step, chunk
+from tests.fakes.provider import ROLE, ScriptedProvider, Step, answer, chunk
 from tests.gateway.running import Running, running_gateway, tenants_file
 
 CHAT = {"model": "big", "messages": [{"role": "user", "content": "Who won?"}]}
@@ -126,6 +126,52 @@ async def test_a_deadline_that_is_no_deadline_is_refused(gateway: Running, deadl
         f"{gateway.url}/v1/chat/completions", json=CHAT, headers={"x-meridian-deadline-ms": deadline}
     ) as response:
         assert response.status == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-meridian-stream", "later"), ("x-meridian-complexity", "simple"), ("x-meridian-stream", "Whole")],
+)
+async def test_a_wish_that_we_do_not_know_is_refused_in_the_callers_dialect(
+    gateway: Running, name: str, value: str
+) -> None:
+    async with gateway.session.post(
+        f"{gateway.url}/v1/chat/completions", json=CHAT, headers={name: value}
+    ) as response:
+        assert response.status == 400
+        assert name in (await error_of(response))["message"]
+    async with gateway.session.post(f"{gateway.url}/query", json={}, headers={name: value}) as response:
+        assert response.status == 400
+        assert (await response.json())["code"] == 3
+
+
+@pytest.mark.parametrize("value", ["economy", "standard", "long_context", "auto"])
+async def test_a_complexity_is_taken_from_the_header_and_from_the_body(gateway: Running, value: str) -> None:
+    url = f"{gateway.url}/v1/chat/completions"
+    async with gateway.session.post(url, json=CHAT, headers={"x-meridian-complexity": value}) as response:
+        assert response.status == 200
+    async with gateway.session.post(url, json={**CHAT, "rag": {"complexity": value}}) as response:
+        assert response.status == 200
+    async with gateway.session.post(url, json={**CHAT, "rag": {"complexity": "simple"}}) as response:
+        assert response.status == 400
+        assert "complexity" in (await error_of(response))["message"]
+
+
+async def test_a_tenants_own_deadline_bounds_its_calls_and_a_call_may_ask_for_more(
+    tmp_path: Path, provider: ScriptedProvider
+) -> None:
+    tenants_file(tmp_path, deadline_s=0.3)
+    async with TestServer(provider.application(), handler_cancellation=True) as server:
+        section = {"kind": "openai", "base_url": str(server.make_url("/v1")), "model": "gpt-4o"}
+        config = {"models": {"big": {"upstreams": [section]}}, "server": {"deadline_s": 5}}
+        async with running_gateway(tmp_path, config) as running:
+            url = f"{running.url}/v1/chat/completions"
+            provider.steps = [Step([*answer("Late.")], first_s=1.0) for _ in range(2)]
+            async with running.session.post(url, json=CHAT) as response:
+                assert response.status == 504
+            longer = {"x-meridian-deadline-ms": "4000"}
+            async with running.session.post(url, json=CHAT, headers=longer) as response:
+                assert response.status == 200
 
 
 async def test_requests_beyond_the_bound_are_shed_at_once(
