@@ -17,7 +17,7 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   UpstreamUnavailable          upstream: not reached, broken off, 5xx
     UpstreamThrottled            upstream: it takes no more of us for now
     CircuitOpen                  upstream: it failed so often that it is not asked for a while
-  UpstreamRejected             upstream answered "no" to this very request
+  UpstreamRejected             upstream answered "no" to this very request (`Refusal` says about what)
   UpstreamProtocolError        upstream: an answer that is not in its dialect
   RetrievalUnavailable         upstream: no replica of the index answered
     ReplicaBehind                upstream: none of them is as fresh as asked
@@ -40,15 +40,27 @@ class Fault(StrEnum):
     UPSTREAM = "upstream"
 
 
+class Refusal(StrEnum):
+    """What an upstream's "no" is about, and so who can do better."""
+
+    REQUEST = "request"  # the caller's request: nobody would take it
+    CONTENT = "content"  # its content, by the provider's filter: the caller's
+    CONTEXT = "context"  # its length: a longer window may take it
+    ACCOUNT = "account"  # our key, balance or quota there: every model of that account is out
+    SETUP = "setup"  # a model, path or method that we configured
+
+
 class GatewayError(Exception):
     """Root of the tree. `code` is stable and machine-readable; `message` is for the caller.
 
-    `detail` is for operators only: an upstream's own words may name our account or key.
+    `detail` is for operators only: an upstream's own words may name our account or key. `should_retry` is
+    what an upstream itself said of another attempt (`x-should-retry`), None when it said nothing.
     """
 
     fault: Fault = Fault.GATEWAY
     retryable: bool = False
     code: str = "internal_error"
+    should_retry: bool | None = None
 
     def __init__(
         self,
@@ -178,23 +190,41 @@ class CircuitOpen(UpstreamUnavailable):
 class UpstreamRejected(GatewayError):
     """The upstream refused this very request; `status` and `body` are its own, for the caller.
 
-    Whose mistake it is depends on `status`: 400, 413 and 422 are the caller's; 401, 402 and 403 are about
-    our account with the provider, 404 about a model or path that we configured.
+    `reason` says whose mistake it is; without one it follows from `status`.
     """
 
     fault = Fault.UPSTREAM
     code = "upstream_rejected"
 
-    def __init__(self, message: str, *, status: int, body: bytes = b"", detail: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        body: bytes = b"",
+        reason: Refusal | None = None,
+        detail: str = "",
+    ) -> None:
         super().__init__(message, detail=detail)
         self.status, self.body = status, body
+        self.reason = reason if reason is not None else _reason_of(status)
         if self.is_callers:
             self.fault = Fault.CLIENT
+        if self.reason is Refusal.CONTEXT:
+            self.code = ContextTooLong.code
+        elif self.reason is Refusal.CONTENT:
+            self.code = "content_filter"
 
     @property
     def is_callers(self) -> bool:
-        """The request itself is at fault, so no other upstream would do better."""
-        return self.status in (400, 413, 422)
+        """It is about what the caller sent: told in the upstream's own words, held against no upstream."""
+        return self.reason in (Refusal.REQUEST, Refusal.CONTENT, Refusal.CONTEXT)
+
+
+def _reason_of(status: int) -> Refusal:
+    if status in (400, 413, 422):
+        return Refusal.REQUEST
+    return Refusal.ACCOUNT if status in (401, 402, 403) else Refusal.SETUP
 
 
 class UpstreamProtocolError(GatewayError):
