@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -18,6 +18,7 @@ from gateway import connect, embedders, pipelines, providers
 from gateway.config import GatewayConfig
 from gateway.data import word_rates
 from gateway.edge import operators
+from gateway.edge.connection import Patience, serving
 from gateway.edge.openai import OpenAIFace
 from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
@@ -41,9 +42,6 @@ from regions.status import summary
 
 Resolve = Callable[[SecretRef], str]
 
-MAX_LINE_BYTES: Final = 1 << 20
-"""Pinecone's fetch puts up to 1,000 ids of 512 characters into its URL; the server's default is 8 KB."""
-
 
 async def run_gateway(
     config: GatewayConfig, *, config_dir: Path, worker: int, sock: socket.socket, stop: asyncio.Event
@@ -59,8 +57,9 @@ async def run_gateway(
         stack.enter_context(operators_sock)
         gateway = await _build(config, config_dir, telemetry, log, stack)
         operators_app = operators.application(telemetry.registry, gateway.is_ready, gateway.facts)
-        await stack.enter_async_context(_serving(operators_app, operators_sock))
-        async with _serving(gateway.application(), sock):
+        patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
+        await stack.enter_async_context(serving(operators_app, operators_sock, patience))
+        async with serving(gateway.application(), sock, patience, gateway.edge.refuse):
             gateway.is_serving = True
             log.info("serving", port=sock.getsockname()[1], operators_port=operators_sock.getsockname()[1])
             await stop.wait()
@@ -156,6 +155,7 @@ async def _build(
             embed=pipelines.embed(models),
             models=[*routes.aliases(), *models],
             created=int(lifecycle.wall_clock()),
+            keepalive_s=config.server.keepalive_s,
         ),
         pinecone=PineconeFace(
             indexes=config.indexes,
@@ -224,21 +224,3 @@ def _build_routes(config: GatewayConfig) -> Routes:
 def upstream_name(alias: str, number: int) -> str:
     """What operators call an upstream: its route's alias and its place in it."""
     return f"{alias}/{number}"
-
-
-@asynccontextmanager
-async def _serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve an application on a socket. A caller that leaves cancels its handler, and all behind it."""
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=1.0,
-        max_line_size=MAX_LINE_BYTES,
-    )
-    await runner.setup()
-    try:
-        await web.SockSite(runner, sock, backlog=1024).start()
-        yield
-    finally:
-        await runner.cleanup()

@@ -70,7 +70,14 @@ def shape_of(error: GatewayError) -> Shape:
 
 
 def openai_error(error: GatewayError) -> dict[str, Any]:
-    """The error object of the OpenAI dialect, for a body or for an event inside a stream."""
+    """The error object of the OpenAI dialect, for a body or for an event inside a stream.
+
+    A caller's own mistake found upstream is told in the upstream's words.
+    """
+    if isinstance(error, UpstreamRejected) and error.is_callers:
+        own = _openai_error_of(error.body)
+        if own is not None:
+            return {"error": own}
     return {
         "error": {
             "message": error.message,
@@ -86,7 +93,7 @@ def response(dialect: str, error: GatewayError) -> web.Response:
     shape = shape_of(error)
     headers = retry_headers(error)
     if dialect == "openai":
-        if isinstance(error, UpstreamRejected) and error.is_callers and _is_openai_error(error.body):
+        if isinstance(error, UpstreamRejected) and error.is_callers and _openai_error_of(error.body):
             return web.Response(
                 status=shape.status, body=error.body, headers=headers, content_type="application/json"
             )
@@ -97,12 +104,20 @@ def response(dialect: str, error: GatewayError) -> web.Response:
     return json_response(body, status=shape.status, headers=headers)
 
 
-def _is_openai_error(body: bytes) -> bool:
-    """Whether an upstream's refusal is in the dialect, whole, and so can be handed on as it is."""
+def _openai_error_of(body: bytes) -> dict[str, Any] | None:
+    """The error object of an upstream's refusal, if that is in the dialect and whole, to be handed on."""
     try:
-        return isinstance(msgspec.json.decode(body, type=dict[str, Any]).get("error"), dict)
+        own = msgspec.json.decode(body, type=dict[str, Any]).get("error")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+        return None
+    return own if isinstance(own, dict) and own else None
+
+
+def in_any_dialect(error: GatewayError) -> web.Response:
+    """The error for a caller whose dialect is not known: each dialect's fields, which do not meet."""
+    shape = shape_of(error)
+    body = {**openai_error(error), "code": shape.pinecone_code, "message": error.message, "details": []}
+    return json_response(body, status=shape.status, headers=retry_headers(error))
 
 
 def control_plane_error(error: GatewayError) -> web.Response:

@@ -156,6 +156,16 @@ class Edge:
         if self.in_flight == 0:
             self._idle.set()
 
+    def refuse(self, problem: str) -> web.Response:
+        """The answer to bytes that are no HTTP request; `problem` is the parser's view of them."""
+        what = problem.strip().partition("\n")[0][:200].rstrip(": ") or "it could not be parsed"
+        error = BadRequest(f"not an HTTP request: {what}", code="malformed_request")
+        request_id = uuid.uuid4().hex
+        self._observer.rejected("unknown", "unknown", request_id, error)
+        response = render.in_any_dialect(error)
+        self._finish(response, request_id)
+        return response
+
     def _finish(self, response: web.StreamResponse, request_id: str) -> web.StreamResponse:
         if not response.prepared:
             response.headers["x-request-id"] = request_id
