@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gateway import embedders, providers
 from gateway.catalogue import SEED_MODELS, ModelCard
 from gateway.policies.blend import DENSE_WEIGHT
+from gateway.policies.breaker import BreakerTerms
 from regions import logs, registers, replicas
 from regions.errors import BadName, ConfigProblem
 from regions.names import parse_index, parse_region
@@ -253,6 +254,7 @@ class GatewayConfig(Section):
         description="Prices and windows beside the built-in ones.",
     )
     rag: RagConfig = RagConfig()
+    breakers: BreakerTerms = BreakerTerms()
     log: LogConfig = LogConfig()
 
     def cards(self) -> Mapping[str, ModelCard]:
