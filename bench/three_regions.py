@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import aiohttp
 
-from gateway.up import plan, region
+from gateway.up import indexes, plan, region
 from gateway.up.llm import LlmWish, choose
 from gateway.up.plan import Place, Plan
-from gateway.up.processes import Processes
+from gateway.up.processes import Processes, accepts
 from regions.runtime import relay
 from regions.runtime.children import ChildEvent, ChildState
+from regions.runtime.nats_session import Connector, Session
 
 FIRST_PORT: Final = 21_401
 START_S: Final = 120.0
@@ -47,6 +48,42 @@ class Rig:
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         return pid is not None
+
+    async def hold(self, *names: str) -> None:
+        """kill -9 of processes, which then stay down."""
+        for name in names:
+            self.kill(name)
+        for name in names:
+            await self.processes.hold(name)
+
+    async def let_go(self, *names: str) -> None:
+        """Start processes that were held."""
+        for name in names:
+            await self.processes.let_go(name)
+
+    async def make_indexes(self, place: Place) -> None:
+        """Give a region's node every index that it lacks, empty, as its operator would."""
+        while not await accepts(plan.HOST, place.node_port):  # noqa: ASYNC110 - nobody sets an event for us
+            await asyncio.sleep(POLL_S)
+        for name in self.plan.indexes:
+            nowhere = indexes.Deployment("aws", "us-east-1")
+            await asyncio.to_thread(indexes.create, place.node_url, "node", name, plan.SHAPE, nowhere)
+
+    async def drop_index(self, place: Place, name: str = plan.INDEX) -> None:
+        """Delete an index at a region's node. Raises: aiohttp.ClientError."""
+        url = f"{place.node_url}/indexes/{name}"
+        async with self.http.delete(url, headers={"Api-Key": "node"}) as answer:
+            answer.raise_for_status()
+
+    @asynccontextmanager
+    async def log_server(self, place: Place) -> AsyncIterator[Session]:
+        """A connection to a region's log server itself, past every process of ours."""
+        url = f"nats://{plan.HOST}:{place.log_port}"
+        session = await Connector([url], name="chaos", domain=place.region).open()
+        try:
+            yield session
+        finally:
+            await session.close()
 
     async def cut(self, name: str) -> None:
         """Cut a region off from all others, silently."""

@@ -23,15 +23,33 @@ class Processes:
         self._tasks, self._stop, self._on_event = tasks, stop, on_event
         self._pids: dict[str, int] = {}
         self._started: dict[str, asyncio.Event] = {}
+        self._kept: dict[str, tuple[ChildSpec, asyncio.Task[None]]] = {}
         self._ended: dict[str, ChildEvent] = {}
 
     async def start(self, spec: ChildSpec) -> None:
         """Start a process and keep it running; what it says begins anew. Returns once there is a process."""
         if spec.log:
             spec.log.unlink(missing_ok=True)
+        await self._keep(spec)
+
+    async def _keep(self, spec: ChildSpec) -> None:
         self._started[spec.name] = asyncio.Event()
-        self._tasks.create_task(keep_running(spec, self._stop, self._hear))
+        task = self._tasks.create_task(keep_running(spec, self._stop, self._hear))
+        self._kept[spec.name] = spec, task
         await self._started[spec.name].wait()
+
+    async def hold(self, name: str) -> None:
+        """End a process, and let it stay down until it is let go; it is gone on return."""
+        _, task = self._kept[name]
+        task.cancel()
+        await asyncio.wait([task])
+        self._pids.pop(name, None)
+
+    async def let_go(self, name: str) -> None:
+        """Start a process that was held; what it said before is kept."""
+        spec, _ = self._kept[name]
+        self._ended.pop(name, None)
+        await self._keep(spec)
 
     def _hear(self, event: ChildEvent) -> None:
         if event.state is ChildState.STARTED:

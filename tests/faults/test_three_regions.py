@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from bench.chaos import Campaign
+from bench.campaign import Campaign
 from bench.three_regions import Rig, running
 from gateway.up import plan
 from gateway.up.plan import Place
