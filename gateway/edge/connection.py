@@ -11,6 +11,7 @@ behind it. Until then it holds at most `BUFFER_BYTES` and one event here: what s
 import asyncio
 import functools
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ UNSENT_BYTES: Final = 128 * 1024
 """Held by the kernel beyond what is on the wire; without a bound it takes 4 MB for a reader that is slow."""
 _LOOKS: Final = 4
 """How often within `write_timeout_s` a reader that is behind is looked at."""
+_RESET: Final = struct.pack("ii", 1, 0)
 
 Refuse = Callable[[str], web.Response]
 
@@ -126,6 +128,10 @@ class Connection(web.RequestHandler):
         if now_s - self._behind_since_s < self._patience.write_timeout_s:
             self._look_later()
         elif self._wire is not None:
+            # With a reset, or the kernel would hold what was handed to it until it gives up on the reader.
+            sock = self._wire.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._wire.abort()
 
     def _unsent(self) -> int:
