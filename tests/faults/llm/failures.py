@@ -257,6 +257,7 @@ OWN: Final = (
         Setup((acts.refuse(429, "rate_limit_exceeded", Retry_After="2"), late_refusal(0.3), WELL)),
         [fact("primary attempts while it wanted peace", lambda n: n == 0), fact("primary asked again", bool)],
         play=cooling,
+        modes=STREAMED,
     ),
     Scenario(
         "F11a",

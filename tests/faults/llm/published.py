@@ -156,6 +156,7 @@ PUBLISHED: Final = (
             ),
         ],
         play=flapping,
+        modes=STREAMED,
     ),
     Scenario(
         "S16",

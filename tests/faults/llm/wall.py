@@ -144,7 +144,7 @@ class Wall:
         call = Call(attempt, writer)
         async with asyncio.TaskGroup() as group:
             acting = group.create_task(_perform(upstream, call))
-            leaving = group.create_task(reader.read(1))  # the peer says nothing until it has its answer
+            leaving = group.create_task(_next_byte(reader))
             await asyncio.wait([acting, leaving], return_when=asyncio.FIRST_COMPLETED)
             if not acting.done():
                 attempt.left_ms = self.now_ms()
@@ -156,6 +156,14 @@ class Wall:
         if not call.keeps_alive:
             return None
         return b"" if leaving.cancelled() else leaving.result() or None
+
+
+async def _next_byte(reader: asyncio.StreamReader) -> bytes:
+    """What the peer says next: nothing until it has its answer, unless it leaves."""
+    try:
+        return await reader.read(1)
+    except ConnectionError:
+        return b""
 
 
 async def _perform(upstream: Upstream, call: Call) -> bool:
