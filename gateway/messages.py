@@ -169,6 +169,10 @@ class Degraded:
     kind: str
     reason: str
 
+    def __str__(self) -> str:
+        """As in the header `x-meridian-degraded`."""
+        return f"{self.kind}; reason={self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -201,6 +205,9 @@ class Written:
 
 STALE: Final = Degraded("stale", "no_fresh_replica")
 """Of an answer from a `Source` that is stale."""
+
+SPARSE_ONLY: Final = Degraded("sparse_only", "embedder_unavailable")
+"""Of passages that were found by their words alone."""
 
 
 @dataclass(slots=True)

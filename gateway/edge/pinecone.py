@@ -253,6 +253,8 @@ class PineconeFace:
             )
             matches, units, tokens = found.matches, found.read_units, found.tokens
             headers = _read_headers(found.source)
+            if found.degraded is not None:
+                headers["x-meridian-degraded"] = str(found.degraded)
         else:
             query = request.vector_query()
             try:

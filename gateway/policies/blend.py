@@ -39,3 +39,15 @@ def hybrid_query(
         return vector.tolist(), None
     scaled = SparseVector(sparse.indices, [value * (1 - weight) for value in sparse.values])
     return (vector * np.float32(weight)).tolist(), scaled
+
+
+def sparse_query(
+    dimension: int, sparse: SparseVector, weight: float = DENSE_WEIGHT
+) -> tuple[list[float], SparseVector]:
+    """The vectors to send when there is no dense one: a score is what the blend's sparse part would be.
+
+    A zero vector, because an index of dense vectors takes no query without one. Records that share no word
+    with the question then score 0. Where the blend is dense alone, the sparse part goes unscaled.
+    """
+    scale = 1 - weight if weight < 1 else 1.0
+    return [0.0] * dimension, SparseVector(sparse.indices, [value * scale for value in sparse.values])

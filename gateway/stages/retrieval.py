@@ -7,7 +7,7 @@ from urllib.parse import quote
 from gateway.config import IndexConfig, RagConfig
 from gateway.context import RequestContext
 from gateway.errors import RetrievalUnavailable
-from gateway.messages import STALE, ChatRequest, Degrade, Degraded, Passage, RagMode, Source
+from gateway.messages import STALE, ChatRequest, Degrade, Degraded, Passage, RagMode
 from gateway.stages.base import ChatHandler
 from gateway.stages.search_text import Found
 from gateway.stream import EventStream
@@ -46,7 +46,7 @@ class Retrieval:
         if request.mode is RagMode.OFF or not request.question:
             return await call_next(ctx, request)
         try:
-            passages, source = await self._passages(ctx, request)
+            passages, found = await self._passages(ctx, request)
         except RetrievalUnavailable as error:
             if ctx.tenant.defaults.retrieval_down is Degrade.NEVER:
                 raise
@@ -55,12 +55,12 @@ class Retrieval:
             answer.facts.degraded = answer.facts.degraded or Degraded("ungrounded", "retrieval_unavailable")
             return answer
         answer = await call_next(ctx, request.with_passages(passages))
-        answer.facts.source = source
-        if source.is_stale:
-            answer.facts.degraded = answer.facts.degraded or STALE
+        answer.facts.source = found.source
+        fell_short = found.degraded or (STALE if found.source.is_stale else None)
+        answer.facts.degraded = answer.facts.degraded or fell_short
         return answer
 
-    async def _passages(self, ctx: RequestContext, request: ChatRequest) -> tuple[list[Passage], Source]:
+    async def _passages(self, ctx: RequestContext, request: ChatRequest) -> tuple[list[Passage], Found]:
         tenant, rag = ctx.tenant, request.rag
         index = tenant.index(rag.index, self._indexes)
         name = tenant.defaults.namespace if rag.namespace is None else rag.namespace
@@ -79,7 +79,7 @@ class Retrieval:
             for number, (match, text) in enumerate(((m, t) for m, t in texts if t), start=1)
         ]
         ctx.note("retrieved", replica=found.source.region, matches=len(found.matches), passages=len(passages))
-        return passages, found.source
+        return passages, found
 
 
 def passage_text(match: Match, text_field: str) -> str:
