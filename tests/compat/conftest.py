@@ -10,6 +10,7 @@ import pytest
 from pinecone import Pinecone
 
 from regions.runtime import lifecycle
+from tests.compat import scripted
 from tests.compat.sdk import Awaitable, Flavour, Sdk, Target, open_sdk
 from tests.compat.servers import (
     DIMENSION,
@@ -36,6 +37,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     node_port, gateway_port, operators_port = (lifecycle.free_port() for _ in range(3))
     node_url, gateway_url = f"http://127.0.0.1:{node_port}", f"http://127.0.0.1:{gateway_port}"
     provider = ScriptedProvider(good=answer_about_bizet)
+    provider.words = scripted.WORDS
     processes = request.session.stash.setdefault(_PROCESSES, [])
     with (
         serving(provider) as llm_url,

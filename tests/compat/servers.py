@@ -122,7 +122,7 @@ def serving(provider: ScriptedProvider) -> Iterator[str]:
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
-        runner = web.AppRunner(provider.application())
+        runner = web.AppRunner(provider.application(), handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         loops.append(asyncio.get_running_loop())

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +11,7 @@ import openai
 import pytest
 
 from tests.compat.conftest import answer_about_bizet
+from tests.compat.scripted import CALL_ID, TOOL, refusal, silence, tool_call
 from tests.compat.sdk import Flavour
 from tests.compat.servers import DIMENSION, KEY, Servers
 from tests.fakes.provider import ROLE, Step, chunk
@@ -208,3 +211,107 @@ async def test_an_unknown_path_is_a_404_of_the_dialect(client: Client) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await client.call("responses.create", model="scripted", input="hello")
     assert caught.value.code == "unknown_url"
+
+
+@pytest.mark.parametrize("mode", ["live", "whole"])
+async def test_a_stream_is_complete_in_either_mode_and_says_what_it_used(
+    client: Client, library: str, mode: str
+) -> None:
+    chunks = await client.chat(
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={"x-meridian-stream": mode},
+        extra_body=rag(library),
+    )
+    text = "".join(c.delta.content or "" for part in chunks for c in part.choices)
+    assert text == "Georges Bizet composed it [1]."
+    assert [part.usage.completion_tokens for part in chunks if part.usage] == [10]
+
+
+@pytest.mark.parametrize("options", [{"mode": "off"}, {}])
+async def test_tool_calls_pass_through_a_stream_piece_by_piece(
+    client: Client, servers: Servers, library: str, options: dict[str, Any]
+) -> None:
+    servers.provider.steps.append(tool_call())
+    chunks = await client.chat(
+        stream=True, tools=[TOOL], tool_choice="auto", extra_body=rag(library, **options)
+    )
+    calls = [call for part in chunks for c in part.choices for call in c.delta.tool_calls or ()]
+    assert calls[0].id == CALL_ID
+    assert "".join(call.function.arguments or "" for call in calls) == '{"city": "Seville"}'
+    assert [c.finish_reason for part in chunks for c in part.choices if c.finish_reason] == ["tool_calls"]
+    sent = servers.provider.seen[-1].body
+    assert (sent["tools"], sent["tool_choice"]) == ([TOOL], "auto")
+
+
+async def test_a_whole_answer_holds_the_tool_calls_of_the_stream_behind_it(
+    client: Client, servers: Servers, library: str
+) -> None:
+    servers.provider.steps.append(tool_call())
+    answer = await client.chat(tools=[TOOL], extra_body=rag(library))
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls
+    assert (call.id, call.function.name) == (CALL_ID, "weather")
+    assert call.function.arguments == '{"city": "Seville"}'
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("step", "error", "status", "code"),
+    [
+        (refusal(400, "content_filter"), openai.BadRequestError, 400, "content_filter"),
+        (refusal(400, "context_length_exceeded"), openai.BadRequestError, 400, "context_length_exceeded"),
+        (refusal(422, "bad_seed"), openai.UnprocessableEntityError, 422, "bad_seed"),
+        (refusal(401, "invalid_api_key"), openai.InternalServerError, 502, "upstream_rejected"),
+    ],
+)
+async def test_the_status_and_the_code_of_a_refusal_reach_the_sdk(
+    client: Client,
+    servers: Servers,
+    stream: bool,
+    step: Step,
+    error: type[openai.APIStatusError],
+    status: int,
+    code: str,
+) -> None:
+    servers.provider.steps[:] = [step] * 3
+    with pytest.raises(error) as caught:
+        await client.chat(stream=stream, extra_body={"rag": {"mode": "off"}})
+    assert (caught.value.status_code, caught.value.code) == (status, code)
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_sdks_timeout_is_kept_and_the_model_let_go_of(
+    client: Client, servers: Servers, stream: bool
+) -> None:
+    servers.provider.left.clear()
+    servers.provider.steps[:] = [silence()]
+    with pytest.raises(openai.APITimeoutError):
+        await client.chat(stream=stream, timeout=0.3, extra_body={"rag": {"mode": "off"}})
+    assert await asyncio.to_thread(_set_within, servers.provider.left, 2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_deadline_that_passes_is_the_gateways_own_error(
+    client: Client, servers: Servers, stream: bool
+) -> None:
+    servers.provider.steps[:] = [silence()]
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat(
+            stream=stream,
+            extra_headers={"x-meridian-deadline-ms": "400"},
+            extra_body={"rag": {"mode": "off"}},
+        )
+    assert caught.value.status_code == 504
+    assert caught.value.code in ("deadline_exceeded", "upstream_timeout")
+
+
+def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether an event of another thread's loop is set in time."""
+    deadline_s = time.monotonic() + seconds
+    pause = threading.Event()
+    while not event.is_set() and time.monotonic() < deadline_s:
+        pause.wait(0.02)
+    return event.is_set()

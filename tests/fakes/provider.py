@@ -1,6 +1,7 @@
 """A scripted OpenAI-compatible endpoint on a real socket: what it answers next is what the test put in.
 
-Steps are taken one a request; when they run out, it answers well.
+Steps are taken one a request; when they run out, it answers well. A conversation whose last message is a key
+of `words` gets that step instead: for callers that cannot reach the script.
 """
 
 import asyncio
@@ -71,6 +72,7 @@ class ScriptedProvider:
         self.steps = list(steps)
         self.seen: list[Seen] = []
         self.left = asyncio.Event()
+        self.words: dict[str, Step] = {}
         self._good = good or (lambda: Step(answer("Answered", " well.")))
 
     def application(self) -> web.Application:
@@ -81,7 +83,8 @@ class ScriptedProvider:
     async def _on_chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(Seen(body, dict(request.headers)))
-        step = self.steps.pop(0) if self.steps else self._good()
+        step = self.words.get(str(body["messages"][-1].get("content")))
+        step = step or (self.steps.pop(0) if self.steps else self._good())
         try:
             return await self._perform(request, step, streams=bool(body.get("stream")))
         except (asyncio.CancelledError, ConnectionError):

@@ -67,3 +67,66 @@ test("errors are the SDK's own classes", async () => {
   await assert.rejects(client.chat.completions.create({ ...asked, messages: [] }), OpenAI.BadRequestError);
   await assert.rejects(client.models.retrieve("nothing"), OpenAI.NotFoundError);
 });
+
+// The scripted model does as the question says: see WORDS in scripted.py.
+const plain = (say, more = {}) => ({
+  model: "scripted",
+  messages: [{ role: "user", content: say }],
+  rag: { mode: "off" },
+  ...more,
+});
+const tools = [{ type: "function", function: { name: "weather", parameters: { type: "object" } } }];
+
+test("a stream says what it used, live and whole", async () => {
+  for (const mode of ["live", "whole"]) {
+    const stream = await client.chat.completions.create(
+      { ...asked, stream: true, stream_options: { include_usage: true } },
+      { headers: { "x-meridian-stream": mode } },
+    );
+    let text = "";
+    let usage;
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta.content ?? "";
+      usage = chunk.usage ?? usage;
+    }
+    assert.match(text, /Bizet/);
+    assert.equal(usage.total_tokens, 110);
+  }
+});
+
+test("a tool call comes through, piece by piece and collected", async () => {
+  const answer = await client.chat.completions.create({ ...asked, messages: [{ role: "user", content: "#tool" }], tools });
+  assert.equal(answer.choices[0].finish_reason, "tool_calls");
+  assert.deepEqual(JSON.parse(answer.choices[0].message.tool_calls[0].function.arguments), { city: "Seville" });
+
+  const final = await client.chat.completions.stream(plain("#tool", { tools })).finalChatCompletion();
+  assert.deepEqual(JSON.parse(final.choices[0].message.tool_calls[0].function.arguments), { city: "Seville" });
+});
+
+test("a refusal keeps its status and its code, streamed or not", async () => {
+  for (const stream of [false, true]) {
+    await assert.rejects(client.chat.completions.create(plain("#filter", { stream })), (error) => {
+      assert.ok(error instanceof OpenAI.BadRequestError);
+      assert.deepEqual([error.status, error.code], [400, "content_filter"]);
+      return true;
+    });
+  }
+});
+
+test("a stream that breaks throws, and its text is no answer", async () => {
+  const stream = await client.chat.completions.create(plain("#cut", { stream: true }));
+  await assert.rejects(async () => {
+    for await (const chunk of stream) void chunk;
+  }, OpenAI.APIError);
+});
+
+test("the SDK's own timeout and the gateway's deadline both end a wait", async () => {
+  for (const stream of [false, true]) {
+    const call = plain("#silence", { stream });
+    await assert.rejects(client.chat.completions.create(call, { timeout: 300 }), OpenAI.APIConnectionTimeoutError);
+    await assert.rejects(
+      client.chat.completions.create(call, { headers: { "x-meridian-deadline-ms": "400" } }),
+      (error) => error instanceof OpenAI.InternalServerError && error.status === 504,
+    );
+  }
+});
