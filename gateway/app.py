@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from gateway import connect, embedders, pipelines, providers
+from gateway import connect, embedders, pipelines
 from gateway.config import GatewayConfig
 from gateway.data import word_rates
 from gateway.edge import operators
@@ -23,12 +23,11 @@ from gateway.edge.openai import OpenAIFace
 from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
 from gateway.embedders.base import Embedder
+from gateway.llm import LlmPath
 from gateway.logs import make_logger
 from gateway.observe import Observer
-from gateway.policies import tokens
+from gateway.policies.breaker import Breakers
 from gateway.policies.sparse import SparseEncoder
-from gateway.providers.base import ChatProvider
-from gateway.routes import Route, Routes, Upstream
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.ingest_text import IngestText
 from gateway.stages.search_text import SearchText
@@ -77,6 +76,7 @@ class Gateway:
     openai: OpenAIFace
     pinecone: PineconeFace
     config: GatewayConfig
+    breakers: Breakers
     live: Live | None = None
     is_serving: bool = False
 
@@ -100,6 +100,7 @@ class Gateway:
                 name: [replica.region for replica in index.replicas]
                 for name, index in self.config.indexes.items()
             },
+            "breakers": self.breakers.states(asyncio.get_running_loop().time()),
             **({} if self.live is None else summary(self.live.topology, asyncio.get_running_loop().time())),
         }
 
@@ -115,29 +116,19 @@ async def _build(
         return config_file.resolve_secret(ref, config_dir, os.environ)
 
     pepper = resolve(config.tenants.pepper).encode()
-    sparse = SparseEncoder(word_rates())
-    candidates = connect.replicas(config, resolve, stack)
-    models = await _build_embedders(config, resolve, stack)
-    upstreams = await _build_providers(config, resolve, stack)
-    if upstreams:
-        await asyncio.to_thread(tokens.warm)
-
-    live = await connect.live(config, candidates, resolve, log, stack)
-    read, write = pipelines.reads_and_writes(candidates, config.regions, live)
-    search = SearchText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, rag=config.rag)
-    ingest = IngestText(
-        indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write, latest=write.latest
-    )
-    routes = _build_routes(config)
+    breakers = Breakers(config.breakers)
+    state = await _build_state(config, resolve, log, stack)
+    path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest())
+    routes, fallback = await path.build(config, resolve, stack)
     chat = pipelines.chat(
-        search=search,
+        search=state.search,
         indexes=config.indexes,
         rag=config.rag,
         routes=routes,
-        providers=upstreams,
-        degrade=DegradeToSnippets(sparse, lifecycle.wall_clock),
-        fence_key=hashlib.blake2b(pepper, person=b"meridian.fence").digest(),
+        degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
+        fallback=fallback,
     )
+    telemetry.watch_breakers(lambda: breakers.states(asyncio.get_running_loop().time()))
     return Gateway(
         edge=Edge(
             region=config.region,
@@ -152,20 +143,48 @@ async def _build(
         openai=OpenAIFace(
             region=config.region,
             chat=chat,
-            embed=pipelines.embed(models),
-            models=[*routes.aliases(), *models],
+            embed=pipelines.embed(state.embedders),
+            models=[*routes.aliases(), *state.embedders],
             created=int(lifecycle.wall_clock()),
             keepalive_s=config.server.keepalive_s,
         ),
         pinecone=PineconeFace(
             indexes=config.indexes,
-            pipelines=PineconePipelines(read=read, write=write, ingest=ingest, search=search),
+            pipelines=state.pipelines,
             public_url=config.server.public_url or f"http://{config.server.host}:{config.server.port}",
             page_tokens=PageTokens(page_key(pepper)),
         ),
         config=config,
-        live=live,
+        breakers=breakers,
+        live=state.live,
     )
+
+
+@dataclass(frozen=True)
+class _State:
+    """What reads and writes the indexes, for both dialects."""
+
+    embedders: Mapping[str, Embedder]
+    sparse: SparseEncoder
+    search: SearchText
+    pipelines: PineconePipelines
+    live: Live | None
+
+
+async def _build_state(
+    config: GatewayConfig, resolve: Resolve, log: structlog.stdlib.BoundLogger, stack: AsyncExitStack
+) -> _State:
+    sparse = SparseEncoder(word_rates())
+    candidates = connect.replicas(config, resolve, stack)
+    models = await _build_embedders(config, resolve, stack)
+    live = await connect.live(config, candidates, resolve, log, stack)
+    read, write = pipelines.reads_and_writes(candidates, config.regions, live)
+    search = SearchText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, rag=config.rag)
+    ingest = IngestText(
+        indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write, latest=write.latest
+    )
+    dialect = PineconePipelines(read=read, write=write, ingest=ingest, search=search)
+    return _State(models, sparse, search, dialect, live)
 
 
 def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:
@@ -186,41 +205,3 @@ async def _build_embedders(
         await embedder.start()
         built[name] = embedder
     return built
-
-
-async def _build_providers(
-    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
-) -> Mapping[str, ChatProvider]:
-    built: dict[str, ChatProvider] = {}
-    for alias, model in config.models.items():
-        for number, section in enumerate(model.upstreams):
-            module = plugins.find(providers, section.kind)
-            name = upstream_name(alias, number)
-            provider: ChatProvider = module.build(
-                module.Config(**section.own()), name, section.model, resolve
-            )
-            stack.push_async_callback(provider.close)
-            await provider.start()
-            built[name] = provider
-    return built
-
-
-def _build_routes(config: GatewayConfig) -> Routes:
-    cards = config.cards()
-    return Routes(
-        {
-            alias: Route(
-                alias,
-                [
-                    Upstream(upstream_name(alias, number), u.model, cards[config.card_name(alias, u)])
-                    for number, u in enumerate(model.upstreams)
-                ],
-            )
-            for alias, model in config.models.items()
-        }
-    )
-
-
-def upstream_name(alias: str, number: int) -> str:
-    """What operators call an upstream: its route's alias and its place in it."""
-    return f"{alias}/{number}"

@@ -15,6 +15,8 @@ from gateway import embedders, providers
 from gateway.catalogue import SEED_MODELS, ModelCard
 from gateway.policies.blend import DENSE_WEIGHT
 from gateway.policies.breaker import BreakerTerms
+from gateway.policies.timers import Timers
+from gateway.routes import SNIPPETS, Tier
 from regions import logs, registers, replicas
 from regions.errors import BadName, ConfigProblem
 from regions.names import parse_index, parse_region
@@ -111,11 +113,45 @@ EXAMPLE_PLACES: Final = {
 
 class UpstreamConfig(PluginSection):
     model: str = Field(description="The provider's own name of the model.")
+    tier: Tier = Field(
+        Tier.EQUAL,
+        description="equal: asked first; longer: for what fits no equal; cheaper: when no equal answers.",
+    )
+    weight: float = Field(1.0, gt=0, description="Its share of calls among the healthy of its tier.")
+    account: str | None = Field(
+        None, description="Whose rate and bill it draws on. [its endpoint and key together]"
+    )
+
+    def account_name(self, name: str) -> str:
+        """Its account, by default its endpoint and key; `name` stands in where neither is told."""
+        own = self.own()
+        told = [str(own[key]) for key in ("base_url", "api_key") if own.get(key) is not None]
+        return self.account or " ".join(told) or name
+
+
+class TimersConfig(Section):
+    first_content_s: float = Field(
+        20, gt=0, description="Longest wait for the first content; keep-alive comments are none."
+    )
+    gap_s: float = Field(30, gt=0, description="Longest silence between two events with content.")
+    min_tokens_per_s: float = Field(
+        1, ge=0, description="Slower than this over rate_window_s is given up; 0 switches it off."
+    )
+    rate_window_s: float = Field(20, gt=0, description="What min_tokens_per_s is measured over.")
+    total_s: float = Field(300, gt=0, description="Longest answer, from its request to its end.")
+
+    def timers(self) -> Timers:
+        return Timers(**self.model_dump())
 
 
 class ModelConfig(Section):
     upstreams: list[UpstreamConfig] = Field(
         default_factory=list, description="Where the model is served; none means snippet answers only."
+    )
+    max_attempts: int = Field(3, ge=1, le=10, description="Calls of upstreams that one request may cost.")
+    timers: TimersConfig = TimersConfig()
+    breaker: BreakerTerms | None = Field(
+        None, description="When its upstreams are left alone; by default as under breakers."
     )
     card: str | None = Field(
         None, description="Catalogue entry with price and window; by default the upstream's model name."
@@ -222,7 +258,14 @@ EXAMPLE_MODELS: Final = {
                 "model": "deepseek-v4-flash",
                 "base_url": "https://llm.example.com/v1",
                 "api_key": "env:LLM_API_KEY",
-            }
+            },
+            {
+                "kind": "openai",
+                "model": "glm-4-plus",
+                "base_url": "https://llm.example.org/v1",
+                "api_key": "env:OTHER_LLM_API_KEY",
+                "tier": "cheaper",
+            },
         ]
     }
 }
@@ -364,7 +407,11 @@ def _check_plugin(package: ModuleType, section: PluginSection, path: str) -> Ite
 
 def _check_models(config: GatewayConfig) -> Iterator[ConfigProblem]:
     cards = config.cards()
+    if SNIPPETS in config.models:
+        yield ConfigProblem(f"models.{SNIPPETS}", "this name is taken: it answers with excerpts")
     for alias, model in config.models.items():
+        if model.upstreams and all(upstream.tier is not Tier.EQUAL for upstream in model.upstreams):
+            yield ConfigProblem(f"models.{alias}.upstreams", "none is of the tier 'equal'", "one has to be")
         for number, upstream in enumerate(model.upstreams):
             name = config.card_name(alias, upstream)
             if name not in cards:

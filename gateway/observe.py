@@ -4,6 +4,7 @@ It stands at the edge rather than in a pipeline, because it must also see what n
 wrong key, a body too large, a drain.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -40,6 +41,8 @@ class Observer:
                 self._telemetry.stage_seconds.labels(stage).observe(ctx.trail.stages_s[stage])
         answer = ctx.trail.last("answer")
         self._count_answer(answer)
+        attempts = [note.details for note in ctx.trail.notes if note.name == "attempt"]
+        self._count_attempts(attempts)
         self._log.log(
             _NUMBER[level],
             "request",
@@ -51,6 +54,7 @@ class Observer:
             seconds=round(elapsed_s, 4),
             stages={name: round(s, 4) for name, s in ctx.trail.stages_s.items()},
             **answer,
+            **({"attempts": attempts} if attempts else {}),
             **{name: ctx.trail.last(name) for name in _CAUSES if ctx.trail.last(name)},
             **({"error": str(error)} if error is not None else {}),
             **({"detail": error.detail} if isinstance(error, GatewayError) and error.detail else {}),
@@ -64,11 +68,18 @@ class Observer:
         model = answer["route"]
         if answer["ttft_s"] is not None:
             self._telemetry.ttft_seconds.labels(model).observe(answer["ttft_s"])
-        self._telemetry.tokens.labels(model, "input").inc(answer["input_tokens"])
-        self._telemetry.tokens.labels(model, "output").inc(answer["output_tokens"])
-        self._telemetry.cost_usd.labels(model).inc(answer["cost_usd"])
         if answer["degraded"]:
             self._telemetry.degraded.labels(*answer["degraded"].split("; reason=")).inc()
+
+    def _count_attempts(self, attempts: Sequence[dict[str, Any]]) -> None:
+        for attempt in attempts:
+            upstream = attempt["upstream"]
+            self._telemetry.attempts.labels(upstream, attempt["outcome"]).inc()
+            self._telemetry.attempt_seconds.labels(upstream).observe(attempt["ms"] / 1000)
+            # Also what an attempt that broke had sent is billed, and no answer tells of it.
+            self._telemetry.tokens.labels(attempt["route"], "input").inc(attempt["input_tokens"])
+            self._telemetry.tokens.labels(attempt["route"], "output").inc(attempt["output_tokens"])
+            self._telemetry.cost_usd.labels(attempt["route"]).inc(attempt["cost_usd"])
 
 
 _NUMBER = {"debug": 10, "info": 20, "warning": 30, "error": 40}

@@ -8,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from gateway.config import IndexConfig, RagConfig, RegionsConfig
 from gateway.embedders.base import Embedded, Embedder
 from gateway.messages import ChatRequest, EmbedRequest
+from gateway.policies.breaker import Breakers, BreakerTerms
+from gateway.policies.health import Health
+from gateway.policies.timers import Timers
 from gateway.providers.base import ChatProvider
 from gateway.routes import Routes
 from gateway.stages.append_write import AppendWrite
 from gateway.stages.apply_write import ApplyWrite
 from gateway.stages.attempt import Attempt
-from gateway.stages.base import ChatHandler, Handler, Stage, compose
+from gateway.stages.base import ChatHandler, Handler, Stage, UpstreamHandler, compose
 from gateway.stages.check_model import CheckModel
 from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.embed import Embed
 from gateway.stages.fresh_read import FreshRead
 from gateway.stages.nearest_read import Candidate, NearestRead
-from gateway.stages.pack import Pack
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
 from regions.fences import Fences
@@ -37,9 +39,8 @@ def chat(
     indexes: Mapping[str, IndexConfig],
     rag: RagConfig,
     routes: Routes,
-    providers: Mapping[str, ChatProvider],
     degrade: DegradeToSnippets,
-    fence_key: bytes,
+    fallback: ChatHandler,
 ) -> ChatHandler:
     """A conversation in, an answer that has begun out."""
     stages: list[Stage[ChatRequest, EventStream]] = [
@@ -48,11 +49,22 @@ def chat(
         # costs no embedding and no query.
         Retrieval(search, indexes, rag),
         Cite(),  # outside Degrade, so that excerpts are cited like a model's answer
-        degrade,  # outside Pack, so that it stands in for every way in which generation can fail
-        Pack(routes, answer_tokens=rag.answer_tokens, fence_key=fence_key),
-        # The fallback chain stands here, around one attempt after the other.
+        degrade,  # around the whole chain, so that it stands in for every way in which generation can fail
     ]
-    return compose(stages, Attempt(routes, providers))
+    # The chain fits the passages into the window of each upstream that it asks: `upstream` below.
+    return compose(stages, fallback)
+
+
+def upstream(
+    providers: Mapping[str, ChatProvider],
+    *,
+    timers: Mapping[str, Timers],
+    terms: Mapping[str, BreakerTerms],
+    breakers: Breakers,
+    health: Health,
+) -> UpstreamHandler:
+    """One call of one upstream in, its answer out: what the fallback chain asks again and again."""
+    return Attempt(providers, timers=timers, terms=terms, breakers=breakers, health=health)
 
 
 def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:

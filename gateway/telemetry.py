@@ -3,9 +3,13 @@
 Labels come from enums, route names and the configuration, never from request text.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 STAGES: Final = ("embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
 
@@ -60,4 +64,37 @@ class Telemetry:
         self.degraded = Counter(
             "meridian_degraded", "Answers that fell short, and why.", ("kind", "reason"), registry=registry
         )
+        self.attempts = Counter(
+            "meridian_attempts",
+            "Calls of LLM upstreams, by how they ended.",
+            ("upstream", "outcome"),
+            registry=registry,
+        )
+        self.attempt_seconds = Histogram(
+            "meridian_attempt_seconds",
+            "One call of an LLM upstream, from its request to its end.",
+            ("upstream",),
+            buckets=DURATION_S,
+            registry=registry,
+        )
         self.in_flight = Gauge("meridian_in_flight", "Requests at work in this process.", registry=registry)
+
+    def watch_breakers(self, states: Callable[[], Mapping[str, StrEnum]]) -> None:
+        """Show every breaker's state, as it is when somebody looks."""
+        self.registry.register(_Breakers(states))
+
+
+class _Breakers(Collector):
+    """One sample a breaker and state, as Prometheus shows enums: 1 for the state it is in."""
+
+    def __init__(self, states: Callable[[], Mapping[str, StrEnum]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "meridian_breaker", "What a dependency's breaker does with calls.", labels=("name", "state")
+        )
+        for name, state in self._states().items():
+            for each in type(state):
+                family.add_metric([name, each.value], float(each is state))
+        yield family

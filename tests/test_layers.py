@@ -18,6 +18,8 @@ LAYERS: Final = {
         ("cli",),
         ("up", "quality"),
         ("app", "replication"),
+        ("llm",),
+        ("generations", "reload"),
         ("edge", "pipelines", "connect"),
         ("stages",),
         ("config", "ingest"),
@@ -25,6 +27,7 @@ LAYERS: Final = {
         ("policies", "wire"),
     ),
     "regions": (
+        ("tails",),
         ("node", "promotion", "verify"),
         ("replicator",),
         ("live",),
@@ -36,8 +39,8 @@ LAYERS: Final = {
 }
 """What is not named lies lowest: the values that everything speaks in."""
 
-VALUES: Final = ("regions.replicator.watermarks",)
-"""Lie lowest too: what a follower tells everyone stands beside the follower."""
+VALUES: Final = ("regions.replicator.watermarks", "regions.replicator.canary")
+"""Lie lowest too: what a replicator tells everyone stands beside the replicator."""
 
 PURE: Final = (
     *("gateway.policies", "gateway.wire", "gateway.routes", "gateway.catalogue", "gateway.messages"),
@@ -56,6 +59,7 @@ PURE: Final = (
         "regions.status",
     ),
     *(
+        "regions.replicator.canary",
         "regions.replicator.coalesce",
         "regions.replicator.digest",
         "regions.replicator.follower",

@@ -1,90 +1,175 @@
-"""Attempt: one call of one upstream, timed and billed. The end of the chat pipeline.
+"""Attempt: one call of one upstream, let through by its breaker, timed and billed.
 
-Today a route's first upstream is the only one asked; the fallback chain stands around this handler, in
-`gateway.pipelines`, and hands it the upstream to try.
+The answer opens at its first content event. One that is held back opens when it is complete: what breaks
+before is a failed attempt like any other, and nobody has seen any of it.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
-from gateway.catalogue import cost_usd
 from gateway.context import RequestContext
-from gateway.errors import UpstreamUnavailable
-from gateway.messages import AnswerFacts, ChatEvent, ChatRequest, Degrade, RagMode, Usage
-from gateway.policies import tokens
+from gateway.errors import DeadlineExceeded, GatewayError, UpstreamProtocolError, UpstreamTimeout
+from gateway.messages import ChatEvent, ChatRequest, RagMode, Usage
+from gateway.policies.breaker import Breakers, BreakerTerms
+from gateway.policies.health import Health
+from gateway.policies.timers import Expired, Timers, Watch
 from gateway.providers.base import ChatProvider, OpenedAnswer
-from gateway.routes import Routes, Upstream
+from gateway.stages.base import UpstreamCall
+from gateway.stages.metering import Metering
 from gateway.stream import EventStream
+from gateway.wire.openai import encode_usage
 
-EXCERPT_RESERVE_S: Final = 0.25
-"""Kept back from the deadline while an excerpt may still answer: composing one takes a few ms."""
+MAX_HELD_BYTES: Final = 16 * 1024 * 1024
+"""Of an answer that is held back. A streamed token takes some 200 bytes of frame, one with logprobs 2 KB."""
+CHARS_A_TOKEN: Final = 4
+_ENVELOPE: Final = ("id", "object", "created", "model")
 
 
 class Attempt:
-    """Ask the route's upstream; the answer opens at its first content event."""
-
-    def __init__(self, routes: Routes, providers: Mapping[str, ChatProvider]) -> None:
-        self._routes, self._providers = routes, providers
-
-    async def __call__(self, ctx: RequestContext, request: ChatRequest) -> EventStream:
-        upstreams = self._routes.find(request.model).upstreams
-        if not upstreams:
-            raise UpstreamUnavailable(f"no upstream is configured for the model {request.model!r}")
-        upstream = upstreams[0]
-        left_s = ctx.remaining_s()
-        if request.rag.degrade is Degrade.ALLOW and request.mode is not RagMode.OFF:
-            left_s = max(0.0, left_s - EXCERPT_RESERVE_S)
-        stream = request.stream or request.mode is not RagMode.OFF
-        started_s = ctx.clock()
-        ctx.note("attempt", upstream=upstream.name)
-        opened = await self._providers[upstream.name].open(request, stream=stream, timeout_s=left_s)
-        ctx.trail.took("llm_first_token", ctx.clock() - started_s)
-        facts = AnswerFacts(
-            route=request.model, model=upstream.model, passages=request.passages, ttft_s=ctx.elapsed_s()
-        )
-        return _Metered(ctx, request, upstream, facts, started_s).stream(opened)
-
-
-class _Metered:
-    """Counts what an answer uses while it passes, and bills it when it ends, however it ends."""
+    """Ask one upstream. `timers` and `terms` are by route, by upstream are the breakers."""
 
     def __init__(
         self,
-        ctx: RequestContext,
-        request: ChatRequest,
-        upstream: Upstream,
-        facts: AnswerFacts,
-        started_s: float,
+        providers: Mapping[str, ChatProvider],
+        *,
+        timers: Mapping[str, Timers],
+        terms: Mapping[str, BreakerTerms],
+        breakers: Breakers,
+        health: Health,
+        max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
-        self._ctx, self._request, self._upstream, self._facts = ctx, request, upstream, facts
-        self._started_s = started_s
-        self._text: list[str] = []
+        self._providers, self._timers, self._terms = providers, timers, terms
+        self._breakers, self._health = breakers, health
+        self._max_held_bytes = max_held_bytes
 
-    def stream(self, opened: OpenedAnswer) -> EventStream:
+    async def __call__(self, ctx: RequestContext, call: UpstreamCall) -> EventStream:
+        """Raises: CircuitOpen: nothing was sent. GatewayError: whatever became of asking it."""
+        name, route = call.upstream.name, call.request.model
+        permit = self._breakers.of(name, self._terms.get(route)).admit(ctx.clock())
+        meter = Metering(ctx, call, permit, self._health)
+        try:
+            self._health.asking(call.upstream, call.prompt_tokens or 0)
+            return await self._answer(ctx, call, meter)
+        except BaseException as error:
+            meter.failed(error)
+            await meter.settle()
+            raise
+
+    async def _answer(self, ctx: RequestContext, call: UpstreamCall, meter: Metering) -> EventStream:
+        timers = self._timers.get(call.request.model, Timers())
+        watch = Watch(timers, ctx.clock(), call.give_up_s if call.is_held else ctx.deadline_s)
+        opened = await self._open(ctx, call, meter, timers)
+        meter.opened()
+        for event in opened.head:
+            meter.count(event)
+            _see(watch, event, ctx.clock())
+        rest = _rest(ctx, call, opened, watch, meter)
+        if call.is_held:
+            try:
+                events = await self._held(call.upstream.name, opened.head, rest)
+            finally:
+                await opened.close()
+            await meter.settle()
+            return EventStream(meter.facts, events)
+
         async def close() -> None:
             await opened.close()
-            await self._settle()
+            await meter.settle()
 
-        return EventStream(self._facts, opened.head, opened.rest, close).map(self._count)
+        return EventStream(meter.facts, opened.head, rest, close)
 
-    def _count(self, event: ChatEvent) -> tuple[ChatEvent]:
-        if event.usage is not None:
-            self._facts.usage = event.usage
-            self._facts.cost_usd = cost_usd(self._upstream.card, event.usage)
-        elif event.is_content:
-            self._text.append(event.reasoning + event.content)
-        return (event,)
+    async def _open(
+        self, ctx: RequestContext, call: UpstreamCall, meter: Metering, timers: Timers
+    ) -> OpenedAnswer:
+        """The answer with its first content, or all of it when the caller wants plain JSON."""
+        request, started_s, stream = call.request, ctx.clock(), is_streamed(call.request)
+        own_s = min(timers.first_content_s, timers.total_s) if stream else timers.total_s
+        timeout_s = min(own_s, call.content_by_s - started_s)
+        if timeout_s <= 0:
+            raise DeadlineExceeded("the request's deadline passed before a model could be asked")
+        try:
+            return await self._providers[call.upstream.name].open(request, stream=stream, timeout_s=timeout_s)
+        except UpstreamTimeout as error:
+            waited_s = ctx.clock() - started_s
+            # A caller in a hurry must not open a breaker that others share.
+            meter.failed(error, is_blamed=waited_s >= min(own_s, timers.first_content_s))
+            if ctx.clock() >= call.give_up_s:
+                raise DeadlineExceeded(f"the request's deadline passed: {error.message}") from error
+            raise
 
-    async def _settle(self) -> None:
-        self._ctx.trail.took("llm_total", self._ctx.clock() - self._started_s)
-        if self._facts.usage is None:
-            # The provider did not say, or its answer was cut: bill what we saw of it.
-            self._facts.usage = await asyncio.to_thread(self._estimate)
-            self._facts.cost_usd = cost_usd(self._upstream.card, self._facts.usage)
+    async def _held(
+        self, name: str, head: Sequence[ChatEvent], rest: AsyncIterator[ChatEvent]
+    ) -> list[ChatEvent]:
+        """The whole answer. Raises: UpstreamProtocolError: it is longer than may be held back."""
+        events = list(head)
+        size = sum(len(event.raw or b"") for event in head)
+        async for event in rest:
+            events.append(event)
+            size += len(event.raw or b"")
+            if size > self._max_held_bytes:
+                raise UpstreamProtocolError(
+                    f"{name}: its answer has more than the {self._max_held_bytes} bytes that are held back"
+                )
+        return events
 
-    def _estimate(self) -> Usage:
-        prompt = self._ctx.trail.last("packed").get("tokens")
-        if prompt is None:
-            prompt = sum(tokens.count(turn.text) for turn in self._request.turns)
-        return Usage(input_tokens=prompt, output_tokens=tokens.count("".join(self._text)))
+
+def is_streamed(request: ChatRequest) -> bool:
+    """Whether the upstream is asked for a stream: always, unless its JSON is handed on as it is."""
+    return request.stream or request.mode is not RagMode.OFF
+
+
+async def _rest(
+    ctx: RequestContext, call: UpstreamCall, opened: OpenedAnswer, watch: Watch, meter: Metering
+) -> AsyncIterator[ChatEvent]:
+    """What follows the head, timed and counted; usage at its end when the provider did not say it."""
+    try:
+        last = opened.head[-1]
+        async for event in _watched(ctx, call.upstream.name, opened.rest, watch):
+            meter.count(event)
+            last = event
+            yield event
+        if (usage := await meter.missing_usage()) is not None and is_streamed(call.request):
+            yield usage_event(last, usage)
+        meter.finished()
+    except GatewayError as error:
+        meter.failed(error)
+        raise
+
+
+async def _watched(
+    ctx: RequestContext, name: str, events: AsyncIterator[ChatEvent], watch: Watch
+) -> AsyncIterator[ChatEvent]:
+    """The events, until a clock runs out. Raises: UpstreamTimeout, DeadlineExceeded."""
+    while True:
+        try:
+            async with asyncio.timeout_at(watch.due_s()):
+                event = await anext(events, None)
+        except TimeoutError as error:
+            raise _late(name, watch.expired(ctx.clock()) or Expired.GAP) from error
+        if event is None:
+            return
+        _see(watch, event, ctx.clock())
+        # Events that come without a pause let no timeout strike.
+        if (clock := watch.expired(ctx.clock())) is not None:
+            raise _late(name, clock)
+        given_s = ctx.clock()
+        yield event
+        watch.excuse(ctx.clock() - given_s)
+
+
+def usage_event(last: ChatEvent, usage: Usage) -> ChatEvent:
+    """The event with which a stream's `include_usage` ends, in the words of its `last` one."""
+    chunk: dict[str, Any] = {name: last.chunk[name] for name in _ENVELOPE if name in last.chunk}
+    return ChatEvent(chunk={**chunk, "choices": [], "usage": encode_usage(usage)}, usage=usage)
+
+
+def _see(watch: Watch, event: ChatEvent, now_s: float) -> None:
+    if event.is_content:
+        watch.saw(now_s, max(1, len(event.content + event.reasoning) // CHARS_A_TOKEN))
+
+
+def _late(name: str, clock: Expired) -> GatewayError:
+    if clock is Expired.DEADLINE:
+        return DeadlineExceeded("the request's deadline passed inside its answer")
+    return UpstreamTimeout(f"{name}: too slow inside its answer ({clock.value})")

@@ -6,10 +6,12 @@ in `gateway.pipelines`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
 from gateway.context import RequestContext
 from gateway.messages import ChatRequest
+from gateway.routes import Upstream
 from gateway.stream import EventStream
 
 RequestT = TypeVar("RequestT")
@@ -19,6 +21,25 @@ Handler: TypeAlias = Callable[[RequestContext, RequestT], Awaitable[AnswerT]]
 """The end of a pipeline, or all of it: context and request in, answer out."""
 
 ChatHandler: TypeAlias = Handler[ChatRequest, EventStream]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCall:
+    """One attempt to be made: what to ask whom, and until when. Times are absolute.
+
+    `content_by_s`: no first content is waited for longer; `give_up_s`: nor is the end of an answer that
+    `is_held` back until it is complete. `prompt_tokens` is None when nobody counted them.
+    """
+
+    request: ChatRequest
+    upstream: Upstream
+    content_by_s: float
+    give_up_s: float
+    is_held: bool
+    prompt_tokens: int | None = None
+
+
+UpstreamHandler: TypeAlias = Handler[UpstreamCall, EventStream]
 
 
 class Stage(Protocol[RequestT, AnswerT]):

@@ -1,6 +1,7 @@
 """Degrade: when every path to a model's answer has failed, answer with cited excerpts and say so."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -27,13 +28,17 @@ from gateway.messages import (
 from gateway.policies.snippets import FROM_PASSAGES, compose_snippets
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import SNIPPETS
-from gateway.stages.attempt import EXCERPT_RESERVE_S
 from gateway.stages.base import ChatHandler
+from gateway.stages.fallback import EXCERPT_RESERVE_S
+from gateway.stages.metering import spent_usd
 from gateway.stages.search_text import MAX_QUERY_CHARS
 from gateway.stream import EventStream
 
 COMPOSED_ON_THE_LOOP: Final = 8_000
-"""Characters of passages read; about 2 µs each."""
+"""Characters of passages read."""
+COMPOSED_PER_S: Final = 200_000
+"""Characters, by a busy machine; a quiet one reads twice as many."""
+LEAST_READ_CHARS: Final = 4_000
 
 _UPSTREAM_FAILED: Final = (
     UpstreamTimeout,
@@ -73,13 +78,16 @@ class DegradeToSnippets:
             return await self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
 
     async def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
-        text = await self._composed(request.question[:MAX_QUERY_CHARS], request.passages)
+        left_s = max(0.0, ctx.deadline_s - ctx.clock())
+        passages = readable(request.passages, max(LEAST_READ_CHARS, int(left_s * COMPOSED_PER_S)))
+        text = await self._composed(request.question[:MAX_QUERY_CHARS], passages)
         facts = AnswerFacts(
             route=request.model,
             model=SNIPPETS,
             ttft_s=ctx.elapsed_s(),
             degraded=Degraded("snippets", reason),
             usage=Usage(),
+            cost_usd=spent_usd(ctx),
             passages=request.passages,
         )
         return EventStream(facts, excerpt_events(text, ctx.request_id, int(self._wall_clock())))
@@ -88,6 +96,15 @@ class DegradeToSnippets:
         if sum(len(passage.text) for passage in passages[:FROM_PASSAGES]) <= COMPOSED_ON_THE_LOOP:
             return compose_snippets(question, passages, self._encoder)
         return await asyncio.to_thread(compose_snippets, question, passages, self._encoder.fork())
+
+
+def readable(passages: Sequence[Passage], chars: int) -> Sequence[Passage]:
+    """The passages of an excerpt, cut to so many characters together when there is no time for more."""
+    used = passages[:FROM_PASSAGES]
+    if sum(len(passage.text) for passage in used) <= chars:
+        return passages
+    each = chars // len(used)
+    return [dataclasses.replace(passage, text=passage.text[:each]) for passage in used]
 
 
 def reason_of(error: GatewayError, left_s: float) -> str:

@@ -33,7 +33,7 @@ async def gateway(tmp_path: Path, upstream: str) -> AsyncIterator[Running]:
     section = {"kind": "openai", "base_url": upstream, "model": "gpt-4o", "gap_timeout_s": 0.5}
     dead = {**section, "base_url": "http://127.0.0.1:1/v1"}
     config = {
-        "models": {"big": {"upstreams": [section]}, "dead": {"upstreams": [dead]}},
+        "models": {"big": {"upstreams": [section], "max_attempts": 1}, "dead": {"upstreams": [dead]}},
         "server": {"body_limit_bytes": 100_000, "deadline_s": 5},
     }
     async with running_gateway(tmp_path, config) as running:
@@ -43,6 +43,17 @@ async def gateway(tmp_path: Path, upstream: str) -> AsyncIterator[Running]:
 async def post(gateway: Running, body: dict[str, Any], **headers: str) -> aiohttp.ClientResponse:
     body = {"model": "big", "messages": MESSAGES, **body}
     return await gateway.session.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers)
+
+
+async def until_counted(gateway: Running, outcome: str) -> None:
+    """Return once a request has ended so. Raises: TimeoutError: none does."""
+    line = f'meridian_requests_total{{call="/v1/chat/completions",dialect="openai",outcome="{outcome}"}} 1.0'
+    async with asyncio.timeout(2):
+        while True:
+            async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+                if line in await response.text():
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def events(response: aiohttp.ClientResponse) -> list[bytes]:
@@ -152,8 +163,9 @@ async def test_a_caller_that_leaves_takes_the_upstream_call_with_it(
     response = await post(gateway, {"stream": True})
     await response.content.readuntil(b"Begun")
     response.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(0.4):  # less than gap_timeout_s, which would end the call too
         await provider.left.wait()
+    await until_counted(gateway, "client_gone")
 
 
 async def test_a_caller_that_leaves_before_content_does_so_too(
@@ -163,8 +175,10 @@ async def test_a_caller_that_leaves_before_content_does_so_too(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await post(gateway, {"stream": True})
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(0.25):  # less than what is left of gap_timeout_s, which would end it too
         await provider.left.wait()
+    await until_counted(gateway, "client_gone")
+    assert len(provider.seen) == 1
 
 
 async def test_a_dead_upstream_is_said_at_once(gateway: Running) -> None:

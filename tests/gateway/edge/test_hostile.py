@@ -32,7 +32,7 @@ def provider() -> ScriptedProvider:
 async def gateway_before(url: str, directory: Path) -> AsyncIterator[Running]:
     tenants_file(directory)
     section = {"kind": "openai", "base_url": url, "model": "gpt-4o", "gap_timeout_s": 0.5}
-    config = {"models": {"big": {"upstreams": [section]}}, "server": {"deadline_s": 5}}
+    config = {"models": {"big": {"upstreams": [section], "max_attempts": 1}}, "server": {"deadline_s": 5}}
     async with running_gateway(directory, config) as running:
         yield running
 

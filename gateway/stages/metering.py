@@ -1,0 +1,138 @@
+"""Metering: what one attempt used, cost and came to, told to everyone whom it concerns, once.
+
+The trail gets a note (the receipt), the breaker and the health of the upstream learn of it, and the answer's
+facts get usage and cost. An attempt that failed is no completion and its tokens are counted as nobody's
+answer; but what it had sent of one was made and will be billed by the provider, so its cost is kept.
+"""
+
+import asyncio
+import math
+
+from gateway.catalogue import cost_usd
+from gateway.context import RequestContext
+from gateway.errors import DeadlineExceeded, GatewayError
+from gateway.messages import AnswerFacts, ChatEvent, Usage
+from gateway.policies import tokens
+from gateway.policies.breaker import Permit
+from gateway.policies.failures import WELL, FailureClass, classify
+from gateway.policies.health import Health
+from gateway.stages.base import UpstreamCall
+
+
+def spent_usd(ctx: RequestContext) -> float:
+    """What the attempts that have ended cost so far."""
+    return math.fsum(note.details["cost_usd"] for note in ctx.trail.notes if note.name == "attempt")
+
+
+class Metering:
+    """One attempt's meter. `facts` are those of its answer; its cost includes attempts that failed before."""
+
+    def __init__(self, ctx: RequestContext, call: UpstreamCall, permit: Permit, health: Health) -> None:
+        self._ctx, self._call, self._permit, self._health = ctx, call, permit, health
+        self._started_s = ctx.clock()
+        self._before_usd = spent_usd(ctx)
+        self._text: list[str] = []
+        self._error: BaseException | None = None
+        self._is_blamed = True
+        self._is_finished = self._is_settled = False
+        self.facts = AnswerFacts(
+            route=call.request.model, model=call.upstream.model, passages=call.request.passages
+        )
+
+    def opened(self) -> None:
+        """The first content came."""
+        now_s = self._ctx.clock()
+        self.facts.ttft_s = self._ctx.elapsed_s()
+        self._ctx.trail.took("llm_first_token", now_s - self._started_s)
+        self._health.answered(self._call.upstream, now_s, now_s - self._started_s)
+
+    def count(self, event: ChatEvent) -> None:
+        """An event came."""
+        if event.usage is not None:
+            self._bill(event.usage)
+        elif event.is_content:
+            self._text.append(event.reasoning + event.content)
+
+    async def missing_usage(self) -> Usage | None:
+        """Our own estimate when the provider did not say, so that usage is always known."""
+        if self.facts.usage is not None:
+            return None
+        usage = await self._estimated()
+        self._bill(usage)
+        return usage
+
+    def finished(self) -> None:
+        """The answer is complete."""
+        self._is_finished = True
+
+    def failed(self, error: BaseException, *, is_blamed: bool = True) -> None:
+        """It ended so. `is_blamed`: the upstream is to blame, and not our own deadline."""
+        if self._error is None:
+            self._error, self._is_blamed = error, is_blamed
+
+    async def settle(self) -> None:
+        """The attempt is over: count it, once. Without a word before, its caller has left."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        now_s = self._ctx.clock()
+        outcome = self._judge(now_s)
+        self._ctx.trail.took("llm_total", now_s - self._started_s)
+        if self._text and self.facts.usage is None:
+            self._bill(await self._estimated())
+        usage = self.facts.usage or Usage()
+        details = {} if not isinstance(self._error, GatewayError) else {"error": self._error.message}
+        self._ctx.note(
+            "attempt",
+            route=self._call.request.model,
+            upstream=self._call.upstream.name,
+            model=self._call.upstream.model,
+            outcome=outcome,
+            ms=round((now_s - self._started_s) * 1000, 1),
+            cost_usd=cost_usd(self._call.upstream.card, usage),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            **details,
+        )
+
+    def _judge(self, now_s: float) -> str:
+        """Tell breaker and health; how it ended, in one word."""
+        upstream, error = self._call.upstream, self._error
+        if error is None or not isinstance(error, GatewayError):
+            if self._is_finished:
+                self._permit.ok(now_s)
+                return "ok"
+            self._permit.neutral(now_s)
+            return "left"
+        if isinstance(error, DeadlineExceeded) or not self._is_blamed:
+            self._permit.neutral(now_s)
+            return "deadline"
+        failure = classify(error)
+        if failure in WELL:
+            self._permit.neutral(now_s)
+        else:
+            self._permit.fail(now_s, error.retry_after_s)
+            self._health.failed(upstream, now_s, error.retry_after_s)
+        if failure is FailureClass.THROTTLED:
+            self._health.throttled(upstream, now_s, error.retry_after_s)
+        elif failure is FailureClass.ACCOUNT:
+            self._health.refused_account(upstream, now_s)
+        return failure.value
+
+    def _bill(self, usage: Usage) -> None:
+        self.facts.usage = usage
+        self.facts.cost_usd = self._before_usd + cost_usd(self._call.upstream.card, usage)
+
+    async def _estimated(self) -> Usage:
+        text = "".join(self._text)
+        turns = self._call.request.turns
+        chars = len(text) + (sum(len(t.text) for t in turns) if self._call.prompt_tokens is None else 0)
+        if chars > tokens.LONG_TEXT_CHARS:
+            return await asyncio.to_thread(self._estimate, text)
+        return self._estimate(text)
+
+    def _estimate(self, text: str) -> Usage:
+        prompt = self._call.prompt_tokens
+        if prompt is None:
+            prompt = sum(tokens.count(turn.text) for turn in self._call.request.turns)
+        return Usage(input_tokens=prompt, output_tokens=tokens.count(text))
