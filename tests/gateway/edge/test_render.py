@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.edge import render
-from gateway.errors import GatewayError, Overloaded, UpstreamRejected
+from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamRejected
 
 
 def every_error() -> Iterator[type[GatewayError]]:
@@ -35,3 +35,26 @@ def test_retry_after_is_whole_seconds_never_zero_and_exact_in_ms() -> None:
     headers = render.retry_headers(Overloaded("full", retry_after_s=0.2))
     assert headers["Retry-After"] == "1"
     assert headers["retry-after-ms"] == "200"
+
+
+def test_an_error_in_no_known_dialect_has_the_fields_of_both() -> None:
+    told = render.in_any_dialect(BadRequest("no request", code="malformed_request"))
+    assert isinstance(told.body, bytes)
+    assert msgspec.json.decode(told.body) == {
+        "error": {
+            "message": "no request",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "malformed_request",
+        },
+        "code": 3,
+        "message": "no request",
+        "details": [],
+    }
+    assert told.status == 400
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error": "busy"}', b'{"error": {}}', b""])
+def test_a_refusal_outside_the_dialect_is_told_in_our_words(body: bytes) -> None:
+    error = render.openai_error(UpstreamRejected("said so", status=400, body=body))["error"]
+    assert error["message"] == "said so"
