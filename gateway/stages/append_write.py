@@ -1,7 +1,8 @@
 """AppendWrite: append a change to the log of its index's home; answer when it is on disk there.
 
 The end of the write pipeline of a gateway with `regions`. What it never does: say that a write is durable
-when nobody knows. An append whose answer was lost is a `WriteOutcomeUnknown`.
+when nobody knows. An append whose answer was lost is a `WriteOutcomeUnknown`. A log that failed too often
+is left alone by its breaker: then nothing is written, and the caller is told so at once.
 
 `matchedRecords` of an update by filter: what it will match is found out by the home's replicator, after this
 answer. So it is counted just before, at the nearest fresh replica, and the answer says at which position
@@ -9,12 +10,15 @@ answer. So it is counted just before, at the nearest fresh replica, and the answ
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 
 from gateway.config import WritesConfig
 from gateway.context import RequestContext
-from gateway.errors import BadRequest, GatewayError, HomeUnavailable, WriteOutcomeUnknown
+from gateway.errors import BadRequest, CircuitOpen, GatewayError, HomeUnavailable, WriteOutcomeUnknown
 from gateway.messages import Written
+from gateway.policies.breaker import Breakers
 from gateway.stages import nearest_read
+from gateway.stages.guard import Blame, guarded
 from gateway.stages.nearest_read import Read, Served
 from regions import change_codec
 from regions.changes import Body, Change, UpdateByFilter, Write
@@ -24,7 +28,7 @@ from regions.live import Live
 from regions.logs.base import Append
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, make_lsn
-from regions.topology import Topology, shard_of
+from regions.topology import Home, Topology, shard_of
 
 CountHandler = Callable[[RequestContext, Read[int]], Awaitable[Served[int]]]
 
@@ -32,8 +36,16 @@ CountHandler = Callable[[RequestContext, Read[int]], Awaitable[Served[int]]]
 class AppendWrite:
     """Append under the index's fence; on a stale epoch, look who is home now and try once more."""
 
-    def __init__(self, live: Live, fences: Fences, read: CountHandler, writes: WritesConfig) -> None:
+    def __init__(
+        self,
+        live: Live,
+        fences: Fences,
+        read: CountHandler,
+        writes: WritesConfig,
+        breakers: Breakers | None = None,
+    ) -> None:
         self._live, self._fences, self._read, self._writes = live, fences, read, writes
+        self._breakers = breakers or Breakers()
 
     async def __call__(self, ctx: RequestContext, write: Write) -> Written:
         """Raises: HomeUnavailable: certainly not written. WriteOutcomeUnknown: perhaps written.
@@ -55,18 +67,14 @@ class AppendWrite:
 
         Raises: HomeUnavailable.
         """
-        home = self._live.topology.homes.get(namespace.index)
+        home = self._home(ctx, namespace.index)
+        log, timeout_s = self._live.logs[home.region], min(self._writes.append_s, ctx.remaining_s())
         try:
-            if home is None:
-                raise LogUnavailable(f"the home of {namespace.index} is not known yet")
-            log = self._live.logs[home.region]
-            state = await log.state(
-                shard_of(namespace, log.shards), timeout_s=min(self._writes.append_s, ctx.remaining_s())
-            )
-        except LogError as error:
-            ctx.note("home_unavailable", error=str(error))
-            raise HomeUnavailable(
-                f"the home of the index {namespace.index} cannot be reached", retry_after_s=1
+            with self._guarded(ctx, home.region, timeout_s):
+                state = await log.state(shard_of(namespace, log.shards), timeout_s=timeout_s)
+        except (LogError, CircuitOpen) as error:
+            raise self._unavailable(
+                ctx, error, f"the home of the index {namespace.index} cannot be reached"
             ) from error
         return make_lsn(home.epoch, state.last)
 
@@ -87,10 +95,12 @@ class AppendWrite:
         self, ctx: RequestContext, namespace: NamespaceRef, batch: Sequence[Append]
     ) -> Lsn:
         index, timeout_s = namespace.index, min(self._writes.append_s, ctx.remaining_s())
+        home = self._home(ctx, index)
         try:
-            fence, log = await self._fences.fence(index, timeout_s=timeout_s)
-            left_s = min(timeout_s, ctx.remaining_s())
-            lsns = await log.append(fence, shard_of(namespace, log.shards), batch, timeout_s=left_s)
+            with self._guarded(ctx, home.region, timeout_s):
+                fence, log = await self._fences.fence(index, timeout_s=timeout_s)
+                left_s = min(timeout_s, ctx.remaining_s())
+                lsns = await log.append(fence, shard_of(namespace, log.shards), batch, timeout_s=left_s)
         except StaleEpoch:
             self._fences.forget(index)
             raise
@@ -99,12 +109,29 @@ class AppendWrite:
             raise WriteOutcomeUnknown(
                 f"the home of the index {index} did not say whether it took the write: read, then decide"
             ) from error
-        except LogError as error:
-            ctx.note("home_unavailable", error=str(error))
-            raise HomeUnavailable(
-                f"the home of the index {index} takes no writes now; nothing was written", retry_after_s=1
+        except (LogError, CircuitOpen) as error:
+            raise self._unavailable(
+                ctx, error, f"the home of the index {index} takes no writes now; nothing was written"
             ) from error
         return lsns[-1]
+
+    def _home(self, ctx: RequestContext, index: IndexName) -> Home:
+        home = self._live.topology.homes.get(index)
+        if home is None:
+            error = LogUnavailable(f"the home of {index} is not known yet")
+            raise self._unavailable(ctx, error, f"the home of the index {index} cannot be reached") from error
+        return home
+
+    def _guarded(
+        self, ctx: RequestContext, region: RegionId, timeout_s: float
+    ) -> AbstractContextManager[None]:
+        breaker = self._breakers.of(f"log/{region}")
+        return guarded(breaker, ctx.clock, _blame, patience_s=timeout_s, fair_s=self._writes.append_s)
+
+    def _unavailable(self, ctx: RequestContext, error: Exception, message: str) -> HomeUnavailable:
+        ctx.note("home_unavailable", error=str(error))
+        wait_s = error.retry_after_s if isinstance(error, CircuitOpen) else None
+        return HomeUnavailable(message, retry_after_s=wait_s or 1)
 
     async def _learn_home(self, ctx: RequestContext, index: IndexName) -> None:
         """Look who is home now; in the middle of a promotion, wait for it to be decided.
@@ -151,6 +178,17 @@ class AppendWrite:
 
         left_s = max(0.0, ctx.deadline_s - ctx.clock()) * 0.9
         return ctx.ack if await self._live.until(has_come, left_s) else "durable"
+
+
+def _blame(error: Exception) -> Blame:
+    """A fence that is too old is an answer. A log that is another one than it was is an operator's matter."""
+    match error:
+        case LogUnavailable() | AppendUnknown():
+            return Blame.DEPENDENCY
+        case StaleEpoch():
+            return Blame.NOBODY
+        case _:
+            return Blame.CALLER
 
 
 def _parts(change: Change) -> Sequence[Body]:

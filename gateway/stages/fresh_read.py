@@ -6,7 +6,7 @@ the answer surely holds. Nobody fresh enough: wait briefly, ask the home's regio
 either take what is too stale, when the tenant wants that, or refuse. Below the caller's floor nothing is
 ever read.
 
-Breakers join in `_try`: a replica whose breaker is open is passed over like one that did not answer.
+A replica whose breaker is open is passed over like one that did not answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,18 @@ from gateway.config import ReadsConfig
 from gateway.context import RequestContext
 from gateway.errors import BadRequest, ReplicaBehind, RetrievalUnavailable, Superseded
 from gateway.messages import Source
-from gateway.stages.nearest_read import Candidate, Read, Served, refusal, unavailable
+from gateway.policies.breaker import Breaker, Breakers
+from gateway.stages.guard import guarded
+from gateway.stages.nearest_read import (
+    Candidate,
+    Read,
+    Served,
+    blame,
+    breaker_of,
+    left_alone,
+    refusal,
+    unavailable,
+)
 from regions.errors import EpochAhead, LogUnavailable, LsnSuperseded, ReplicaRejected, ReplicaUnavailable
 from regions.live import Live
 from regions.names import IndexName, RegionId
@@ -35,9 +46,13 @@ class FreshRead:
     """Read within the caller's bounds, from the nearest region that can."""
 
     def __init__(
-        self, replicas: Mapping[IndexName, Sequence[Candidate]], live: Live, reads: ReadsConfig
+        self,
+        replicas: Mapping[IndexName, Sequence[Candidate]],
+        live: Live,
+        reads: ReadsConfig,
+        breakers: Breakers | None = None,
     ) -> None:
-        self._live, self._reads = live, reads
+        self._live, self._reads, self._breakers = live, reads, breakers or Breakers()
         self._replicas: Mapping[tuple[IndexName, RegionId], Replica] = {
             (index, each.region): each.replica for index, found in replicas.items() for each in found
         }
@@ -48,7 +63,7 @@ class FreshRead:
         """
         started_s = ctx.clock()
         try:
-            return await _Reading(ctx, read, self._live, self._reads, self._replicas).answer()
+            return await _Reading(ctx, read, self._live, self._reads, self._replicas, self._breakers).answer()
         finally:
             ctx.trail.took("retrieve", ctx.clock() - started_s)
 
@@ -63,8 +78,10 @@ class _Reading(Generic[T]):
         live: Live,
         reads: ReadsConfig,
         replicas: Mapping[tuple[IndexName, RegionId], Replica],
+        breakers: Breakers,
     ) -> None:
-        self._ctx, self._read, self._live, self._reads, self._replicas = ctx, read, live, reads, replicas
+        self._ctx, self._read, self._live, self._reads = ctx, read, live, reads
+        self._replicas, self._breakers = replicas, breakers
         self._silent: dict[RegionId, ReplicaUnavailable] = {}
         self._bounds = Bounds(
             reads.max_staleness_s if ctx.max_staleness_s is None else ctx.max_staleness_s,
@@ -100,12 +117,22 @@ class _Reading(Generic[T]):
         """The first answer; None when nobody gave one."""
         left = [standing for standing in standings if standing.region not in self._silent]
         for place, standing in enumerate(left):
+            breaker = self._breaker(standing)
+            if (passed_over := left_alone(self._ctx, breaker, standing.region)) is not None:
+                self._silent[standing.region] = passed_over
+                continue
             # While there is another to ask, a silent one is not waited for to the end.
-            share_s = self._ctx.remaining_s() / (len(left) - place)
-            patience_s = min(share_s, self._reads.attempt_s) if place + 1 < len(left) else share_s
+            others = sum(self._breaker(each).wait_s(self._ctx.clock()) == 0 for each in left[place + 1 :])
+            share_s = self._ctx.remaining_s() / (1 + others)
+            patience_s = min(share_s, self._reads.attempt_s) if others else share_s
             began_s = self._ctx.clock()
             try:
-                value = await self._read.ask(self._replicas[self._read.index, standing.region], patience_s)
+                with guarded(
+                    breaker, self._ctx.clock, blame, patience_s=patience_s, fair_s=self._reads.attempt_s
+                ):
+                    value = await self._read.ask(
+                        self._replicas[self._read.index, standing.region], patience_s
+                    )
             except ReplicaUnavailable as error:
                 self._ctx.note("replica_unavailable", region=standing.region, error=str(error))
                 self._silent[standing.region] = error
@@ -115,6 +142,9 @@ class _Reading(Generic[T]):
                 self._live.took(self._read.index, standing.region, self._ctx.clock() - began_s)
                 return Served(value, _source(standing, is_stale=is_stale))
         return None
+
+    def _breaker(self, standing: Standing) -> Breaker:
+        return breaker_of(self._breakers, self._read.index, standing.region)
 
     async def _wait(self) -> bool:
         """Give replicas a moment to become fresh enough; whether one did that did not fail us yet."""
@@ -156,7 +186,7 @@ class _Reading(Generic[T]):
 
     def _failure(self) -> RetrievalUnavailable:
         if self._silent:
-            return unavailable(self._read.index, next(reversed(self._silent.values())))
+            return unavailable(self._read.index, list(self._silent.values()))
         ranked = self._ranked()
         if ranked.stale:
             age_s, bound_s = ranked.stale[0].staleness_s, self._bounds.max_staleness_s

@@ -1,7 +1,8 @@
 """NearestRead: ask one replica after the other until one answers. The end of every read pipeline.
 
 A read is a value that knows how to ask a replica, so that this stage knows only *which* to ask. Only
-`ReplicaUnavailable` moves on to the next; a refusal would be the same everywhere.
+`ReplicaUnavailable` moves on to the next; a refusal would be the same everywhere. A replica whose breaker is
+open is passed over without being asked.
 
 `NearestRead` is for a gateway that is configured without `regions`: candidates stand in configured order.
 With `regions`, `fresh_read` takes its place, which knows how fresh and how near every replica is.
@@ -9,11 +10,13 @@ With `regions`, `fresh_read` takes its place, which knows how fresh and how near
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gateway.context import RequestContext
 from gateway.errors import BadRequest, Conflict, GatewayError, NotFound, RetrievalUnavailable
 from gateway.messages import Source
+from gateway.policies.breaker import Breaker, Breakers
+from gateway.stages.guard import Blame, guarded
 from regions.errors import ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Lsn
@@ -21,6 +24,9 @@ from regions.records import Query
 from regions.replicas.base import Fetched, IdPage, NamespaceInfo, NamespacePage, QueryResult, Replica
 
 T = TypeVar("T")
+
+FAIR_S: Final = 2.0
+"""A replica that is silent for less, because its caller had no more time, has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,10 @@ class Served(Generic[T]):
 class NearestRead:
     """Read from the first candidate that answers within the deadline."""
 
-    def __init__(self, replicas: Mapping[IndexName, Sequence[Candidate]]) -> None:
-        self._replicas = replicas
+    def __init__(
+        self, replicas: Mapping[IndexName, Sequence[Candidate]], breakers: Breakers | None = None
+    ) -> None:
+        self._replicas, self._breakers = replicas, breakers or Breakers()
 
     async def __call__(self, ctx: RequestContext, read: Read[T]) -> Served[T]:
         """Raises: RetrievalUnavailable: no replica answered. BadRequest, NotFound, …: refused by one."""
@@ -73,21 +81,28 @@ class NearestRead:
             ctx.trail.took("retrieve", ctx.clock() - started_s)
 
     async def _first_answer(self, ctx: RequestContext, read: Read[T]) -> Served[T]:
-        last: ReplicaUnavailable | None = None
-        candidates = self._candidates(read)
-        for place, candidate in enumerate(candidates):
+        failures: list[ReplicaUnavailable] = []
+        asked = [
+            (each, breaker_of(self._breakers, read.index, each.region)) for each in self._candidates(read)
+        ]
+        for place, (candidate, breaker) in enumerate(asked):
+            if (passed_over := left_alone(ctx, breaker, candidate.region)) is not None:
+                failures.append(passed_over)
+                continue
             # An even share of what is left, so that a silent replica leaves time for the others.
-            share_s = ctx.remaining_s() / (len(candidates) - place)
+            others = sum(other.wait_s(ctx.clock()) == 0 for _, other in asked[place + 1 :])
+            share_s = ctx.remaining_s() / (1 + others)
             try:
-                value = await read.ask(candidate.replica, share_s)
+                with guarded(breaker, ctx.clock, blame, patience_s=share_s, fair_s=FAIR_S):
+                    value = await read.ask(candidate.replica, share_s)
                 lsn = value.lsn if isinstance(value, QueryResult | Fetched) else None
                 return Served(value, Source(candidate.region, lsn))
             except ReplicaUnavailable as error:
                 ctx.note("replica_unavailable", region=candidate.region, error=str(error))
-                last = error
+                failures.append(error)
             except ReplicaRejected as error:
                 raise refusal(ctx, error) from error
-        raise unavailable(read.index, last) from last
+        raise unavailable(read.index, failures) from (failures[-1] if failures else None)
 
     def _candidates(self, read: Read[Any]) -> Sequence[Candidate]:
         configured = self._replicas.get(read.index, ())
@@ -109,11 +124,37 @@ def refusal(ctx: RequestContext, error: ReplicaRejected) -> GatewayError:
             return BadRequest(message)
 
 
-def unavailable(index: IndexName, last: ReplicaUnavailable | None) -> RetrievalUnavailable:
+def unavailable(index: IndexName, failures: Sequence[ReplicaUnavailable]) -> RetrievalUnavailable:
     """What a caller is told when no replica answered; the replicas' own words stay in the log."""
+    waits_s = [error.retry_after_s for error in failures if error.retry_after_s is not None]
     return RetrievalUnavailable(
-        f"no replica of the index {index} answered", retry_after_s=last.retry_after_s if last else None
+        f"no replica of the index {index} answered", retry_after_s=min(waits_s, default=None)
     )
+
+
+def breaker_of(breakers: Breakers, index: IndexName, region: RegionId) -> Breaker:
+    """The breaker of an index's replica in a region, for reads."""
+    return breakers.of(f"replica/{index}/{region}")
+
+
+def left_alone(ctx: RequestContext, breaker: Breaker, region: RegionId) -> ReplicaUnavailable | None:
+    """What stands for the answer of a replica that is not asked now; None: it may be asked."""
+    wait_s = breaker.wait_s(ctx.clock())
+    if wait_s == 0:
+        return None
+    ctx.note("replica_passed_over", region=region, wait_s=round(wait_s, 3))
+    return ReplicaUnavailable(f"the replica in {region} is left alone", wait_s, may_land=False)
+
+
+def blame(error: Exception) -> Blame:
+    """A refusal is an answer; what it says is about the request."""
+    match error:
+        case ReplicaUnavailable():
+            return Blame.DEPENDENCY
+        case ReplicaRejected():
+            return Blame.NOBODY
+        case _:
+            return Blame.CALLER
 
 
 # --- The reads there are -------------------------------------------------------------------------
