@@ -8,7 +8,7 @@ from gateway.errors import BadRequest, UpstreamRejected, UpstreamThrottled
 from gateway.messages import AnswerFacts, Degraded, Source, Usage
 from gateway.tenants import Tenant
 from regions.names import RegionId
-from regions.positions import make_lsn
+from regions.positions import Epoch, make_lsn
 
 UPSTREAM = "big/0"
 
@@ -32,7 +32,7 @@ def test_an_answer_tells_how_many_upstreams_were_asked_and_none_of_their_names()
 
 
 def test_the_object_tells_what_headers_would_have_told_too() -> None:
-    source = Source(RegionId("eu-west"), make_lsn(1, 7), staleness_s=0.0121)
+    source = Source(RegionId("eu-west"), make_lsn(Epoch(1), 7), staleness_s=0.0121)
     degraded = Degraded("snippets", "deadline")
     described = answer(source=source, degraded=degraded, usage=Usage(10, 2), ttft_s=0.25)
     headers = facts.headers(described)
