@@ -234,6 +234,15 @@ class RegionsConfig(Section):
         50, ge=0, description="How far the clocks of log servers may be from what is measured of them."
     )
     reads: ReadsConfig = ReadsConfig()
+    canary_every_s: float = Field(
+        5,
+        ge=0,
+        description="Between two canaries in an index: one write, then queries until it is found; 0: none.",
+    )
+
+    tails_dir: str = Field(
+        "tails", description="Where what a replaced home never shipped is saved, beside this file; writable."
+    )
     writes: WritesConfig = WritesConfig()
     replicator: ReplicatorConfig = ReplicatorConfig()
 

@@ -8,7 +8,10 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+
+import structlog
 
 from gateway import connect
 from gateway.config import GatewayConfig, RegionsConfig
@@ -25,6 +28,7 @@ from regions.replicator.follower import Pace
 from regions.replicator.snapshot import Site
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
+from regions.tails import Saved, Tails
 
 
 async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: asyncio.Event) -> None:
@@ -34,7 +38,7 @@ async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: async
     """
     log = make_logger(config.log.level, config.log.format, region=config.region, worker=0)
     async with AsyncExitStack() as stack:
-        daemon = await _build(config, config_dir, stack)
+        daemon = await _build(config, config_dir, log, stack)
         log.info("replicating", homes=sorted(config.regions.places if config.regions else ()))
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(daemon.run())
@@ -43,7 +47,9 @@ async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: async
     log.info("stopped")
 
 
-async def _build(config: GatewayConfig, config_dir: Path, stack: AsyncExitStack) -> Daemon:
+async def _build(
+    config: GatewayConfig, config_dir: Path, log: structlog.stdlib.BoundLogger, stack: AsyncExitStack
+) -> Daemon:
     def resolve(ref: SecretRef) -> str:
         return config_file.resolve_secret(ref, config_dir, os.environ)
 
@@ -71,6 +77,7 @@ async def _build(config: GatewayConfig, config_dir: Path, stack: AsyncExitStack)
         homes={place.region: indexes for place in places},  # a promotion may make any of them any's home
         epochs=LiveEpochs(live, fences),
         calls_per_s=config.regions.replicator.calls_per_s,
+        duties=[Tails(live, config_dir / config.regions.replicator.tails_dir, partial(_tell, log)).run],
     )
     name = f"{here}.{secrets.token_hex(8)}"  # of this run alone, as the lease asks
     return Daemon(name, around, _pace(config.regions), Terms(lease_s=config.regions.replicator.lease_s))
@@ -86,6 +93,15 @@ def _pace(config: RegionsConfig) -> Pace:
 
 def _sites(
     config: GatewayConfig, places: Sequence[Place], resolve: connect.Resolve, stack: AsyncExitStack
+def _tell(log: structlog.stdlib.BoundLogger, saved: Saved) -> None:
+    """Say what became of a tail."""
+    told = {"index": saved.index, "epoch": saved.epoch}
+    if saved.error:
+        log.error("tail_not_saved", **told, error=saved.error)
+    else:
+        log.warning("tail_saved", **told, changes=saved.changes, path=saved.path, trimmed=saved.trimmed)
+
+
 ) -> Mapping[RegionId, Site]:
     """Every region with its registers and its replicas."""
     sites: dict[RegionId, Site] = {}

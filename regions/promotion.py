@@ -12,7 +12,7 @@ is cut off from all others goes on acknowledging to whoever can reach it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -151,17 +151,28 @@ async def tail_length(log: Log, home: Home, term: Term) -> int:
     return sum(max(0, last - end) for last, end in zip(lasts, term.ends, strict=True))
 
 
-async def export_tail(log: Log, home: Home, term: Term) -> AsyncIterator[Entry]:
+async def tail_gap(log: Log, home: Home, term: Term) -> int:
+    """At most so many entries of a tail, of this index and others, were trimmed. Raises: LogUnavailable."""
+    lasts = await log.epoch_ends(IndexName(home.index), Epoch(term.epoch), timeout_s=CALL_S)
+    gap = 0
+    for shard, (last, end) in enumerate(zip(lasts, term.ends, strict=True)):
+        state = await log.state(shard, timeout_s=CALL_S)
+        gap += max(0, min(state.first - 1, last) - max(end, state.origin - 1))
+    return gap
+
+
+async def export_tail(log: Log, home: Home, term: Term) -> AsyncGenerator[Entry, None]:
     """What the log of a term that was ended by force holds beyond its end: acknowledged, and no history.
 
-    Raises: LogUnavailable, LogTrimmed, LogRecreated, LogCorrupt.
+    What was trimmed is not among it: `tail_gap`. Raises: LogUnavailable, LogRecreated, LogCorrupt;
+    LogTrimmed: more went meanwhile.
     """
     for shard, end in enumerate(term.ends):
         state = await log.state(shard, timeout_s=CALL_S)
         last = (await log.epoch_ends(IndexName(home.index), Epoch(term.epoch), timeout_s=CALL_S))[shard]
-        if last <= end:
+        if last <= max(end, state.first - 1):
             continue
-        async with aclosing(log.read(shard, max(end, state.origin - 1), state.incarnation)) as entries:
+        async with aclosing(log.read(shard, max(end, state.first - 1), state.incarnation)) as entries:
             async for entry in entries:
                 if entry.index == home.index and entry.epoch == term.epoch and not _is_ours(entry.body):
                     yield entry

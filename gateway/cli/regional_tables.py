@@ -32,7 +32,17 @@ def show(facts: Mapping[str, Any]) -> None:
         for region, replica in found.items():
             for stored, why in replica["parked"].items():
                 stdout().print(f"parked: {index} {stored} in {region}: {why}", style="red", markup=False)
+    for tail in facts.get("tails", ()):
+        stdout().print(_tail_line(tail), style="yellow", markup=False)
     _show_namespaces(facts.get("namespaces", {}))
+
+
+def _tail_line(tail: Mapping[str, Any]) -> str:
+    line = f"unshipped: {tail['index']}, epoch {tail['epoch']} of {tail['region']}: "
+    if tail["error"]:
+        return line + f"not saved: {tail['error']}"
+    line += f"{tail['changes']} change(s)" + (f" in {tail['path']}, there" if tail["path"] else "")
+    return line + (f"; up to {tail['trimmed']} entries were trimmed before" if tail["trimmed"] else "")
 
 
 def _show_namespaces(namespaces: Mapping[str, Any]) -> None:

@@ -14,7 +14,11 @@ from regions.names import IndexName, NamespaceRef, RegionId
 from regions.orders import Act
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
     from gateway.config import GatewayConfig
+    from regions.logs.base import Entry, Log
+    from regions.topology import Home, Term
 
 replica = typer.Typer(no_args_is_help=True)
 
@@ -57,7 +61,8 @@ def tail(
 ) -> None:
     """Write what an old home took and never shipped to a file, a JSON object a line.
 
-    After a forced promotion, when the old home's log is back. Nothing of it is applied anywhere: whoever
+    The old home's replicator does this by itself, into regions.replicator.tails_dir: meridian status says
+    where. This is for another place, or without a replicator. Nothing of a tail is applied anywhere: whoever
     knows the data decides what of it to send again.
 
     Example: meridian replica tail --config meridian.yaml --index docs --out docs-tail.jsonl
@@ -67,7 +72,8 @@ def tail(
     if out.exists():
         raise CommandFailed(f"{out} is there already", "name another file", code=2)
     count = asyncio.run(_tail(loaded, config, name, out))
-    stdout().print(f"{count} change(s) in {out}", markup=False)
+    told = f"{count} change(s) in {out}" if count else "it had shipped everything: there is no file"
+    stdout().print(told, markup=False)
 
 
 def _order(act: Act, config: Path, index: str, region: str, namespace: str) -> None:
@@ -97,9 +103,8 @@ async def _give(
 
 
 async def _tail(config: "GatewayConfig", path: Path, index: IndexName, out: Path) -> int:
-    from regions.promotion import export_tail, fence_off, tail_line
+    from regions.tails import write_tail
 
-    count = 0
     async with connected(config, path) as regions:
         await regions.live.refresh(index)  # what was heard first may be what the old home still believes
         home = regions.live.topology.homes.get(index)
@@ -108,12 +113,19 @@ async def _tail(config: "GatewayConfig", path: Path, index: IndexName, out: Path
             raise CommandFailed(
                 f"no home of {index} was ever replaced by force", "there is nothing to export"
             )
-        with out.open("xb") as file:
-            for term in forced:
-                log = regions.live.logs[RegionId(term.region)]
-                await fence_off(log, home, RegionId(term.region))
-                stderr().print(f"reading epoch {term.epoch} of {term.region}", markup=False)
-                async for entry in export_tail(log, home, term):
-                    file.write(tail_line(entry) + b"\n")
-                    count += 1
-    return count
+        return await write_tail(out, _unshipped(regions.live.logs, home, forced))
+
+
+async def _unshipped(
+    logs: "Mapping[RegionId, Log]", home: "Home", forced: "Sequence[Term]"
+) -> "AsyncIterator[Entry]":
+    from regions.promotion import export_tail, fence_off, tail_gap
+
+    for term in forced:
+        log = logs[RegionId(term.region)]
+        await fence_off(log, home, RegionId(term.region))
+        stderr().print(f"reading epoch {term.epoch} of {term.region}", markup=False)
+        if gap := await tail_gap(log, home, term):
+            stderr().print(f"the log has trimmed up to {gap} entries of it", style="red", markup=False)
+        async for entry in export_tail(log, home, term):
+            yield entry

@@ -5,8 +5,9 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,9 +17,14 @@ from gateway.cli.regional import connected
 from gateway.cli.terminal import stdout
 from gateway.up.problems import CommandFailed
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from regions.registers.base import Registers
+
 OPERATORS: Final = "http://127.0.0.1:9401"
 TIMEOUT_S: Final = 5.0
-REGIONAL: Final = ("regions", "homes", "replicas", "namespaces")
+REGIONAL: Final = ("regions", "homes", "replicas", "namespaces", "tails")
 """Facts that have tables of their own."""
 
 
@@ -36,7 +42,8 @@ def status(
 
     Of a gateway: exit code 0 when it is ready, 1 when it is not; worker n of several answers on the port
     plus n. With --config the logs, registers and replicas themselves are asked, so it works without any
-    gateway: homes, lag and position of every namespace; exit code 0 when every replica can be read.
+    gateway: homes, lag and position of every namespace, and what replaced homes never shipped; exit code 0
+    when every replica can be read.
 
     Example: meridian status --operators http://127.0.0.1:9401
 
@@ -76,9 +83,27 @@ async def _ask_regions(path: Path) -> Mapping[str, Any]:
                 each.stored: told.namespace_lines(topology, each, now_s) for each in found
             }
         return told.summary(regions.live.topology, asyncio.get_running_loop().time()) | facts
+        up = regions.live.topology.logs_s  # the table of regions says who does not answer
+        facts["tails"] = await _tails([each for r, each in regions.live.registers.items() if r in up])
 
 
 def all_readable(facts: Mapping[str, Any]) -> bool:
+async def _tails(registers: "Sequence[Registers]") -> list[Mapping[str, Any]]:
+    """What became of every tail that is known of: of one that was empty there is nothing to tell."""
+    import msgspec
+
+    from regions import tails
+    from regions.errors import LogUnavailable
+
+    found: list[Mapping[str, Any]] = []
+    for each in registers:
+        with suppress(LogUnavailable):
+            notes = await each.scan(tails.TAILS_PREFIX, timeout_s=TIMEOUT_S)
+            saved = [tails.decode_saved(note.value) for note in notes]
+            found += [msgspec.structs.asdict(tail) for tail in saved if not tail.is_empty]
+    return found
+
+
     """Whether every log answers and every replica can be read, with nothing parked."""
     replicas = [each for index in facts["replicas"].values() for each in index.values()]
     return all(place["log"] == "up" for place in facts["regions"].values()) and all(

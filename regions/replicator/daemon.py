@@ -6,7 +6,7 @@ lease is lost, or ends unrenewed, everything stops; another daemon goes on after
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -54,6 +54,8 @@ class Surroundings:
 
 
 class Daemon:
+    duties: Sequence[Callable[[], Coroutine[None, None, NoReturn]]] = ()
+    """What else one process of the region has to do, and only one, until it is cancelled."""
     """One replicator process of a region; any number may run, one of them works."""
 
     def __init__(self, name: str, around: Surroundings, pace: Pace, terms: Terms) -> None:
@@ -98,6 +100,8 @@ class Daemon:
                 for shard in range(log.shards):
                     route = Route(
                         home, shard, self._around.here, self._around.others, self._around.homes[home]
+            for duty in self._around.duties:
+                tasks.create_task(duty())
                     )
                     tasks.create_task(self._follow(route, log))
             # In the group's body: when a task fails while its group only waits for the end, Python leaves the
