@@ -1,7 +1,7 @@
 """Server-sent events: bytes in, whole events out, in the bytes they came as.
 
 Pure. Source: WHATWG HTML, "Server-sent events": lines end in CR LF, LF or CR, an empty line ends an
-event, a line that begins with a colon is a comment.
+event, a line that begins with a colon is a comment, a byte order mark may stand before all.
 """
 
 import re
@@ -13,6 +13,7 @@ MAX_EVENT_BYTES: Final = 1024 * 1024
 # may be half of a CR LF, so it is never taken as an end by itself.
 _BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 class EventTooLong(ValueError):
@@ -20,11 +21,15 @@ class EventTooLong(ValueError):
 
 
 class SseSplitter:
-    """Cuts a stream of bytes into events; any split of the same bytes gives the same events."""
+    """Cuts a stream of bytes into events; any split of the same bytes gives the same events.
+
+    A byte order mark before the first is dropped: relayed, it would cost careless readers that event.
+    """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._buffer = bytearray()
         self._searched = 0
+        self._at_start = True
         self._max_event_bytes = max_event_bytes
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -33,6 +38,12 @@ class SseSplitter:
         Raises: EventTooLong: more than the maximum is waiting for an end.
         """
         self._buffer += data
+        if self._at_start:
+            if len(self._buffer) < len(_BOM) and _BOM.startswith(self._buffer):
+                return []  # it may be the beginning of one
+            if self._buffer.startswith(_BOM):
+                del self._buffer[: len(_BOM)]
+            self._at_start = False
         events: list[bytes] = []
         start = 0
         for found in _BOUNDARY.finditer(self._buffer, self._searched):
@@ -45,11 +56,19 @@ class SseSplitter:
             raise EventTooLong(f"an event of more than {self._max_event_bytes} bytes")
         return events
 
-    def rest(self) -> bytes:
-        """Bytes after the last whole event; at the end of a stream, an event that was cut off.
+    def end(self) -> list[bytes]:
+        """The last event at the end of a stream, if nothing but that end was missing to see that it is one.
 
-        A final CR still waits for what might follow it, so an event ended by CR CR alone stands here.
+        An empty line that ends in CR waits for the LF that may follow; no more will.
         """
+        event = self.rest()
+        if not event.endswith((b"\r\r", b"\n\r")):
+            return []
+        self._buffer.clear()
+        return [event]
+
+    def rest(self) -> bytes:
+        """Bytes after the last whole event; at the end of a stream, an event that was cut off."""
         return bytes(self._buffer)
 
 
@@ -58,7 +77,7 @@ def data_of(event: bytes) -> bytes | None:
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
     lines = []
-    for line in _LINE_END.split(event.removeprefix(b"\xef\xbb\xbf")):
+    for line in _LINE_END.split(event):
         if line.startswith(b"data:"):
             value = line[5:]
             lines.append(value[1:] if value.startswith(b" ") else value)
