@@ -19,6 +19,7 @@ from gateway.providers.base import ChatProvider, Resolve
 from gateway.routes import Route, Routes, Upstream
 from gateway.stages.fallback import Fallback, OpenFor
 from gateway.stages.pack import Pack
+from gateway.stages.scouts import Scouts
 from regions.runtime import plugins
 
 
@@ -28,6 +29,7 @@ class LlmPath:
     def __init__(self, breakers: Breakers, fence_key: bytes) -> None:
         self._breakers, self._fence_key = breakers, fence_key
         self._health, self._budget = Health(), RetryBudget()
+        self._scouts = Scouts(asyncio.get_running_loop().time)
         self._rng = Random()  # noqa: S311 - spreads load and retries, keeps no secret
 
     async def build(
@@ -53,6 +55,7 @@ class LlmPath:
             health=self._health,
             budget=self._budget,
             open_s=self._open_s(routes, terms),
+            scouts=self._scouts,
             rng=self._rng,
         )
 

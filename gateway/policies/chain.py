@@ -39,11 +39,15 @@ _AGAIN: Final = frozenset({FailureClass.UNAVAILABLE, FailureClass.SLOW})
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send to `upstream`, not before `at_s`. `has_others`: somebody else could still be asked after it."""
+    """Send to `upstream`, not before `at_s`.
+
+    `has_others`: somebody else could still be asked after it. `is_fallback`: another was asked before it.
+    """
 
     upstream: Upstream
     at_s: float
     has_others: bool = False
+    is_fallback: bool = False
 
 
 class Chain:
@@ -211,4 +215,9 @@ class Chain:
     def _ask(self, upstream: Upstream, at_s: float, now_s: float) -> Ask:
         is_last = self._attempts + 1 >= self._route.max_attempts
         others = (u for tier in self._order for u in self._untried(tier, now_s) if u is not upstream)
-        return Ask(upstream, at_s, has_others=not is_last and any(True for _ in others))
+        return Ask(
+            upstream,
+            at_s,
+            has_others=not is_last and any(True for _ in others),
+            is_fallback=self._last is not None and self._last is not upstream,
+        )

@@ -18,11 +18,13 @@ from gateway.providers.base import ChatProvider, OpenedAnswer
 from gateway.stages.base import UpstreamCall
 from gateway.stages.metering import Metering
 from gateway.stream import EventStream
-from gateway.wire.openai import encode_usage
+from gateway.wire.openai import encode_usage, open_choices
 
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 """Of an answer that is held back. A streamed token takes some 200 bytes of frame, one with logprobs 2 KB."""
 CHARS_A_TOKEN: Final = 4
+LINGER_S: Final = 0.5
+"""How long usage and [DONE] may take after the last finish_reason; providers send them in the same breath."""
 _ENVELOPE: Final = ("id", "object", "created", "model")
 
 
@@ -84,7 +86,9 @@ class Attempt:
     ) -> OpenedAnswer:
         """The answer with its first content, or all of it when the caller wants plain JSON."""
         request, started_s, stream = call.request, ctx.clock(), is_streamed(call.request)
-        own_s = min(timers.first_content_s, timers.total_s) if stream else timers.total_s
+        # An answer in one piece has no first content of its own: it may be as silent as a stream may.
+        silent_s = timers.first_content_s + (0.0 if stream else timers.gap_s)
+        own_s = min(silent_s, timers.total_s)
         timeout_s = min(own_s, call.content_by_s - started_s)
         if timeout_s <= 0:
             raise DeadlineExceeded("the request's deadline passed before a model could be asked")
@@ -93,7 +97,7 @@ class Attempt:
         except UpstreamTimeout as error:
             waited_s = ctx.clock() - started_s
             # A caller in a hurry must not open a breaker that others share.
-            meter.failed(error, is_blamed=waited_s >= min(own_s, timers.first_content_s))
+            meter.failed(error, is_blamed=waited_s >= own_s)
             if ctx.clock() >= call.give_up_s:
                 raise DeadlineExceeded(f"the request's deadline passed: {error.message}") from error
             raise
@@ -125,7 +129,7 @@ async def _rest(
     """What follows the head, timed and counted; usage at its end when the provider did not say it."""
     try:
         last = opened.head[-1]
-        async for event in _watched(ctx, call.upstream.name, opened.rest, watch):
+        async for event in _watched(ctx, call.upstream.name, opened, watch):
             meter.count(event)
             last = event
             yield event
@@ -138,20 +142,31 @@ async def _rest(
 
 
 async def _watched(
-    ctx: RequestContext, name: str, events: AsyncIterator[ChatEvent], watch: Watch
+    ctx: RequestContext, name: str, opened: OpenedAnswer, watch: Watch
 ) -> AsyncIterator[ChatEvent]:
-    """The events, until a clock runs out. Raises: UpstreamTimeout, DeadlineExceeded."""
+    """The events after the head, until a clock runs out. Raises: UpstreamTimeout, DeadlineExceeded.
+
+    Once every choice is finished only usage can follow: what does not come soon is not waited for.
+    """
+    begun, unfinished = set[int](), set[int]()
+    for event in opened.head:
+        open_choices(event, unfinished, begun)
     while True:
+        is_complete = bool(begun) and not unfinished
+        due_s = min(watch.due_s(), ctx.clock() + LINGER_S) if is_complete else watch.due_s()
         try:
-            async with asyncio.timeout_at(watch.due_s()):
-                event = await anext(events, None)
-        except TimeoutError as error:
-            raise _late(name, watch.expired(ctx.clock()) or Expired.GAP) from error
-        if event is None:
+            async with asyncio.timeout_at(due_s):
+                event = await anext(opened.rest)
+        except StopAsyncIteration:
             return
+        except TimeoutError as error:
+            if is_complete:
+                return
+            raise _late(name, watch.expired(ctx.clock()) or Expired.GAP) from error
+        open_choices(event, unfinished, begun)
         _see(watch, event, ctx.clock())
         # Events that come without a pause let no timeout strike.
-        if (clock := watch.expired(ctx.clock())) is not None:
+        if unfinished and (clock := watch.expired(ctx.clock())) is not None:
             raise _late(name, clock)
         given_s = ctx.clock()
         yield event

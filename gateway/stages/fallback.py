@@ -6,6 +6,7 @@ the upstream that is asked, asking it, and telling the chain what became of it.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from gateway.context import RequestContext
@@ -27,6 +28,7 @@ from gateway.policies.retry_budget import RetryBudget
 from gateway.routes import Route, Routes, Tier, Upstream
 from gateway.stages.base import UpstreamCall, UpstreamHandler
 from gateway.stages.pack import Pack, Packing
+from gateway.stages.scouts import Scouts
 from gateway.stream import EventStream
 
 EXCERPT_RESERVE_S: Final = 0.25
@@ -48,8 +50,10 @@ class Fallback:
         health: Health,
         budget: RetryBudget,
         open_s: OpenFor,
+        scouts: Scouts,
         rng: Rng,
     ) -> None:
+        self._scouts = scouts
         self._routes, self._attempt, self._pack = routes, attempt, pack
         self._health, self._budget, self._open_s, self._rng = health, budget, open_s, rng
 
@@ -108,7 +112,12 @@ class Fallback:
                 is_held=ctx.is_whole or not fitted.request.stream,
                 prompt_tokens=fitted.tokens,
             )
-            answer = await self._attempt(ctx, call)
+            if ask.is_fallback and not self._is_known(upstream, now_s):
+                is_known = partial(self._is_known_by_now, ctx, upstream)
+                async with self._scouts.turn(upstream.name, is_known, call.content_by_s):
+                    answer = await self._attempt(ctx, call)
+            else:
+                answer = await self._attempt(ctx, call)
         except CircuitOpen:
             ctx.note("skipped", upstream=upstream.name, reason="circuit_open")
             raise
@@ -119,6 +128,13 @@ class Fallback:
             raise
         self._budget.earn()
         return answer
+
+    def _is_known(self, upstream: Upstream, now_s: float) -> bool:
+        """Whether one knows what asking it would come to: it answered of late, or its breaker is open."""
+        return self._health.is_proven(upstream, now_s) or self._open_s(upstream, now_s) > 0
+
+    def _is_known_by_now(self, ctx: RequestContext, upstream: Upstream) -> bool:
+        return self._is_known(upstream, ctx.clock())
 
     def _nobody(self, ctx: RequestContext, route: Route) -> GatewayError:
         """Nobody could be asked at all: all are open, out, or want to be left alone for too long."""
