@@ -218,6 +218,9 @@ class ReplicatorConfig(Section):
     calls_per_s: float = Field(
         100, gt=0, description="Calls on an index: Pinecone takes about 100 a second and namespace."
     )
+    tails_dir: str = Field(
+        "tails", description="Where what a replaced home never shipped is saved, beside this file; writable."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "ReplicatorConfig":
@@ -234,15 +237,6 @@ class RegionsConfig(Section):
         50, ge=0, description="How far the clocks of log servers may be from what is measured of them."
     )
     reads: ReadsConfig = ReadsConfig()
-    canary_every_s: float = Field(
-        5,
-        ge=0,
-        description="Between two canaries in an index: one write, then queries until it is found; 0: none.",
-    )
-
-    tails_dir: str = Field(
-        "tails", description="Where what a replaced home never shipped is saved, beside this file; writable."
-    )
     writes: WritesConfig = WritesConfig()
     replicator: ReplicatorConfig = ReplicatorConfig()
 

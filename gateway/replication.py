@@ -91,8 +91,6 @@ def _pace(config: RegionsConfig) -> Pace:
     )
 
 
-def _sites(
-    config: GatewayConfig, places: Sequence[Place], resolve: connect.Resolve, stack: AsyncExitStack
 def _tell(log: structlog.stdlib.BoundLogger, saved: Saved) -> None:
     """Say what became of a tail."""
     told = {"index": saved.index, "epoch": saved.epoch}
@@ -102,6 +100,8 @@ def _tell(log: structlog.stdlib.BoundLogger, saved: Saved) -> None:
         log.warning("tail_saved", **told, changes=saved.changes, path=saved.path, trimmed=saved.trimmed)
 
 
+def _sites(
+    config: GatewayConfig, places: Sequence[Place], resolve: connect.Resolve, stack: AsyncExitStack
 ) -> Mapping[RegionId, Site]:
     """Every region with its registers and its replicas."""
     sites: dict[RegionId, Site] = {}

@@ -82,12 +82,11 @@ async def _ask_regions(path: Path) -> Mapping[str, Any]:
             facts["namespaces"][index] = {
                 each.stored: told.namespace_lines(topology, each, now_s) for each in found
             }
-        return told.summary(regions.live.topology, asyncio.get_running_loop().time()) | facts
         up = regions.live.topology.logs_s  # the table of regions says who does not answer
         facts["tails"] = await _tails([each for r, each in regions.live.registers.items() if r in up])
+        return told.summary(regions.live.topology, asyncio.get_running_loop().time()) | facts
 
 
-def all_readable(facts: Mapping[str, Any]) -> bool:
 async def _tails(registers: "Sequence[Registers]") -> list[Mapping[str, Any]]:
     """What became of every tail that is known of: of one that was empty there is nothing to tell."""
     import msgspec
@@ -104,6 +103,7 @@ async def _tails(registers: "Sequence[Registers]") -> list[Mapping[str, Any]]:
     return found
 
 
+def all_readable(facts: Mapping[str, Any]) -> bool:
     """Whether every log answers and every replica can be read, with nothing parked."""
     replicas = [each for index in facts["replicas"].values() for each in index.values()]
     return all(place["log"] == "up" for place in facts["regions"].values()) and all(

@@ -51,11 +51,11 @@ class Surroundings:
     """The indexes whose writes each log takes, or took."""
     epochs: Epochs
     calls_per_s: float = 100.0
+    duties: Sequence[Callable[[], Coroutine[None, None, NoReturn]]] = ()
+    """What else one process of the region has to do, and only one, until it is cancelled."""
 
 
 class Daemon:
-    duties: Sequence[Callable[[], Coroutine[None, None, NoReturn]]] = ()
-    """What else one process of the region has to do, and only one, until it is cancelled."""
     """One replicator process of a region; any number may run, one of them works."""
 
     def __init__(self, name: str, around: Surroundings, pace: Pace, terms: Terms) -> None:
@@ -95,13 +95,13 @@ class Daemon:
             if (own := self._around.logs.get(self._around.here.region)) is not None:
                 tasks.create_task(self._beat(own))
             tasks.create_task(self._obey(tasks))
+            for duty in self._around.duties:
+                tasks.create_task(duty())
             for home, log in self._around.logs.items():
                 tasks.create_task(self._hold(home, log))
                 for shard in range(log.shards):
                     route = Route(
                         home, shard, self._around.here, self._around.others, self._around.homes[home]
-            for duty in self._around.duties:
-                tasks.create_task(duty())
                     )
                     tasks.create_task(self._follow(route, log))
             # In the group's body: when a task fails while its group only waits for the end, Python leaves the
