@@ -5,7 +5,6 @@ a context always has a tenant, and turns whatever goes wrong into the caller's o
 """
 
 import asyncio
-import re
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -14,7 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from gateway.context import RequestContext
-from gateway.edge import render
+from gateway.edge import headers, render
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -25,11 +24,9 @@ from gateway.errors import (
     NotFound,
     Overloaded,
 )
-from gateway.messages import Complexity
 from gateway.observe import Observer
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenant, Tenants
-from regions.positions import NO_LSN, Lsn, parse_lsn
 
 CONTEXT: Final = web.RequestKey("context", RequestContext)
 STARTED: Final = web.RequestKey("started", bool)
@@ -39,10 +36,6 @@ FAILURE: Final = web.RequestKey("failure", BaseException)
 BACKSTOP_S: Final = 2.0
 DECODED_ON_THE_LOOP: Final = 32 * 1024
 """Bytes; a body of brackets alone takes 1 µs a byte to check."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
-_DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
-_COMPLEXITIES: Final = frozenset(Complexity)
-_STALENESS_S: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -78,7 +71,7 @@ class Edge:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         dialect, call = dialect_of(request.path), call_of(request)
-        request_id = _request_id(request)
+        request_id = headers.request_id(request)
         try:
             ctx = self._admit(request, dialect, request_id)
         except GatewayError as error:
@@ -121,13 +114,13 @@ class Edge:
             tenant=tenant,
             dialect=dialect,
             started_s=now_s,
-            deadline_s=now_s + self._allowed_s(request, tenant),
+            deadline_s=now_s + headers.allowed_s(request, tenant.defaults.deadline_s, self._deadline_s),
             clock=self._clock,
-            floor=_floor(request),
-            max_staleness_s=_max_staleness_s(request),
-            ack=_ack(request),
-            is_whole=_is_whole(request),
-            complexity=_complexity(request),
+            floor=headers.floor(request),
+            max_staleness_s=headers.max_staleness_s(request),
+            ack=headers.ack(request),
+            is_whole=headers.is_whole(request),
+            complexity=headers.complexity(request),
         )
 
     def _authenticate(self, request: web.Request) -> Tenant:
@@ -135,15 +128,6 @@ class Edge:
         scheme, _, token = authorization.partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else None
         return self._tenants.authenticate(request.headers.get("Api-Key") or bearer)
-
-    def _allowed_s(self, request: web.Request, tenant: Tenant) -> float:
-        """The request's whole time: what it asks for, else its tenant's default; never above our own."""
-        asked = request.headers.get("x-meridian-deadline-ms")
-        if asked is None:
-            return min(self._deadline_s, tenant.defaults.deadline_s or self._deadline_s)
-        if not _DEADLINE_MS.fullmatch(asked):
-            raise BadRequest("x-meridian-deadline-ms: expected milliseconds from 1 to 9999999")
-        return min(self._deadline_s, int(asked) / 1000)
 
     def _enter(self) -> None:
         self.in_flight += 1
@@ -181,45 +165,6 @@ class Edge:
         except TimeoutError:
             return False
         return True
-
-
-def _floor(request: web.Request) -> Lsn:
-    """The position that the caller's reads must hold, which it took from the header of a write."""
-    asked = request.headers.get("x-meridian-min-lsn")
-    try:
-        return NO_LSN if asked is None else parse_lsn(asked)
-    except ValueError as error:
-        raise BadRequest(f"x-meridian-min-lsn: {error}") from None
-
-
-def _max_staleness_s(request: web.Request) -> float | None:
-    asked = request.headers.get("x-meridian-max-staleness-s")
-    if asked is None:
-        return None
-    if not _STALENESS_S.fullmatch(asked) or float(asked) == 0:
-        raise BadRequest("x-meridian-max-staleness-s: expected seconds above 0 and below 1000000")
-    return float(asked)
-
-
-def _ack(request: web.Request) -> str:
-    asked = request.headers.get("x-meridian-ack", "")
-    if asked not in ("", "durable", "applied") and not asked.startswith("region="):
-        raise BadRequest("x-meridian-ack: expected durable, applied, or region= and a region")
-    return "" if asked == "durable" else asked
-
-
-def _is_whole(request: web.Request) -> bool:
-    asked = request.headers.get("x-meridian-stream", "live")
-    if asked not in ("live", "whole"):
-        raise BadRequest("x-meridian-stream: expected live or whole")
-    return asked == "whole"
-
-
-def _complexity(request: web.Request) -> str:
-    asked = request.headers.get("x-meridian-complexity", "")
-    if asked and asked not in _COMPLEXITIES:
-        raise BadRequest(f"x-meridian-complexity: expected one of {', '.join(Complexity)}")
-    return asked
 
 
 def dialect_of(path: str) -> str:
@@ -283,9 +228,3 @@ def _abort(request: web.Request) -> None:
     """Drop the connection of an answer that cannot be ended: closing it would wait for its reader."""
     if request.transport is not None:
         request.transport.abort()
-
-
-def _request_id(request: web.Request) -> str:
-    """The caller's own id when it is a plain one, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
