@@ -29,6 +29,7 @@ from gateway.observe import Observer
 from gateway.policies.breaker import Breakers
 from gateway.policies.sparse import SparseEncoder
 from gateway.stages.degrade import DegradeToSnippets
+from gateway.stages.guarded_embedder import GuardedEmbedder
 from gateway.stages.ingest_text import IngestText
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
@@ -116,8 +117,10 @@ async def _build(
         return config_file.resolve_secret(ref, config_dir, os.environ)
 
     pepper = resolve(config.tenants.pepper).encode()
-    breakers = Breakers(config.breakers)
-    state = await _build_state(config, resolve, log, stack)
+    breakers = Breakers(
+        config.breakers, lambda name, state: log.warning("breaker", name=name, state=state.value)
+    )
+    state = await _build_state(config, resolve, breakers, log, stack)
     path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest())
     routes, fallback = await path.build(config, resolve, stack)
     chat = pipelines.chat(
@@ -172,13 +175,17 @@ class _State:
 
 
 async def _build_state(
-    config: GatewayConfig, resolve: Resolve, log: structlog.stdlib.BoundLogger, stack: AsyncExitStack
+    config: GatewayConfig,
+    resolve: Resolve,
+    breakers: Breakers,
+    log: structlog.stdlib.BoundLogger,
+    stack: AsyncExitStack,
 ) -> _State:
     sparse = SparseEncoder(word_rates())
     candidates = connect.replicas(config, resolve, stack)
-    models = await _build_embedders(config, resolve, stack)
+    models = await _build_embedders(config, resolve, breakers, stack)
     live = await connect.live(config, candidates, resolve, log, stack)
-    read, write = pipelines.reads_and_writes(candidates, config.regions, live)
+    read, write = pipelines.reads_and_writes(candidates, config.regions, live, breakers)
     search = SearchText(indexes=config.indexes, embedders=models, sparse=sparse, read=read, rag=config.rag)
     ingest = IngestText(
         indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write, latest=write.latest
@@ -195,12 +202,21 @@ def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Ten
 
 
 async def _build_embedders(
-    config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack
+    config: GatewayConfig, resolve: Resolve, breakers: Breakers, stack: AsyncExitStack
 ) -> Mapping[str, Embedder]:
     built: dict[str, Embedder] = {}
     for name, section in config.embedders.items():
-        module = plugins.find(embedders, section.kind)
-        embedder: Embedder = module.build(module.Config(**section.own()), name, resolve)
+        endpoints: list[Embedder] = []
+        for own in section.endpoints():
+            module = plugins.find(embedders, own.kind)
+            endpoints.append(module.build(module.Config(**own.own()), name, resolve))
+        embedder = GuardedEmbedder(
+            name,
+            endpoints,
+            query_s=section.query_s,
+            breakers=breakers,
+            clock=asyncio.get_running_loop().time,
+        )
         stack.push_async_callback(embedder.close)
         await embedder.start()
         built[name] = embedder

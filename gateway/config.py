@@ -44,6 +44,22 @@ class PluginSection(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class EmbedderConfig(PluginSection):
+    fallbacks: list[PluginSection] = Field(
+        default_factory=list,
+        description="Other endpoints of the same model version, asked in order when this one fails.",
+    )
+    query_s: float = Field(
+        5.0,
+        gt=0,
+        description="What a question may wait for one endpoint; then the next, or a search by words alone.",
+    )
+
+    def endpoints(self) -> list[PluginSection]:
+        """This one, then its fallbacks."""
+        return [self, *self.fallbacks]
+
+
 class ServerConfig(Section):
     host: str = Field("127.0.0.1", description="Address that tenants' apps reach; 0.0.0.0 in a container.")
     port: int = Field(8401, ge=1, le=65535, description="Port of both dialects.")
@@ -283,7 +299,7 @@ class GatewayConfig(Section):
     indexes: dict[str, IndexConfig] = Field(
         default_factory=dict, examples=[EXAMPLE_INDEXES], description="By name."
     )
-    embedders: dict[str, PluginSection] = Field(
+    embedders: dict[str, EmbedderConfig] = Field(
         default_factory=dict, examples=[{"minilm": {"kind": "local"}}], description="By name."
     )
     regions: RegionsConfig | None = Field(
@@ -385,8 +401,8 @@ def _check_places(config: GatewayConfig) -> Iterator[ConfigProblem]:
 
 
 def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
-    for name, section in config.embedders.items():
-        yield from _check_plugin(embedders, section, f"embedders.{name}")
+    for name, embedder in config.embedders.items():
+        yield from _check_embedder(embedder, f"embedders.{name}")
     for name, index in config.indexes.items():
         for number, replica in enumerate(index.replicas):
             yield from _check_plugin(replicas, replica, f"indexes.{name}.replicas.{number}")
@@ -397,6 +413,34 @@ def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
     for alias, model in config.models.items():
         for number, upstream in enumerate(model.upstreams):
             yield from _check_plugin(providers, upstream, f"models.{alias}.upstreams.{number}")
+
+
+def _check_embedder(config: EmbedderConfig, path: str) -> Iterator[ConfigProblem]:
+    """Endpoints stand in for each other only when their vectors can be compared."""
+    places = [path, *(f"{path}.fallbacks.{number}" for number in range(len(config.fallbacks)))]
+    problems = [
+        problem
+        for section, place in zip(config.endpoints(), places, strict=True)
+        for problem in _check_plugin(embedders, section, place)
+    ]
+    yield from problems
+    if problems:
+        return
+    meant, *others = (_version(section) for section in config.endpoints())
+    for number, other in enumerate(others):
+        if other != meant:
+            yield ConfigProblem(
+                f"{path}.fallbacks.{number}",
+                f"is of version {other}, the embedder is of {meant}: their vectors cannot be compared",
+                "name an endpoint of the same model, or set the same version for both",
+            )
+
+
+def _version(section: PluginSection) -> str:
+    """What vectors of that embedder's endpoint can be compared with."""
+    module = plugins.find(embedders, section.kind)
+    version: str = module.version_of(module.Config(**section.own()))
+    return version
 
 
 def _check_plugin(package: ModuleType, section: PluginSection, path: str) -> Iterator[ConfigProblem]:

@@ -13,7 +13,13 @@ from gateway.context import RequestContext
 from gateway.errors import Fault, GatewayError
 from gateway.telemetry import STAGES, Telemetry
 
-_CAUSES = ("llm_failed", "retrieval_down", "replica_unavailable")
+_CAUSES = (
+    "llm_failed",
+    "retrieval_down",
+    "embedder_unavailable",
+    "replica_unavailable",
+    "replica_passed_over",
+)
 """Notes that explain an answer that fell short although the request ended well."""
 
 _LEVELS = {Fault.CLIENT: "info", Fault.GATEWAY: "error", Fault.UPSTREAM: "warning"}

@@ -73,7 +73,10 @@ def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:
 
 
 def reads_and_writes(
-    replicas: Mapping[IndexName, Sequence[Candidate]], regions: RegionsConfig | None, live: Live | None
+    replicas: Mapping[IndexName, Sequence[Candidate]],
+    regions: RegionsConfig | None,
+    live: Live | None,
+    breakers: Breakers,
 ) -> tuple[Reads, Writes]:
     """Where every read and every change of the product ends, of either dialect.
 
@@ -81,7 +84,7 @@ def reads_and_writes(
     first configured replica, for both.
     """
     if regions is None or live is None:
-        return NearestRead(replicas), ApplyWrite(replicas)
-    read = FreshRead(replicas, live, regions.reads)
+        return NearestRead(replicas, breakers), ApplyWrite(replicas, breakers)
+    read = FreshRead(replicas, live, regions.reads, breakers)
     fences = Fences(live.logs, lambda: live.topology)
-    return read, AppendWrite(live, fences, read, regions.writes)
+    return read, AppendWrite(live, fences, read, regions.writes, breakers)

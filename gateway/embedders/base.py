@@ -4,8 +4,9 @@ Every row it returns has unit length, so that dot product and cosine agree and a
 and sparse vectors together. `version` names model, weights and pooling: vectors of two versions are
 never compared, and each record remembers its own in `_m.embedding`.
 
-A plug-in file holds `Config` (pydantic, frozen, extra="forbid") and `build(config, name, resolve)`;
-`resolve` turns a secret's reference into the secret.
+A plug-in file holds `Config` (pydantic, frozen, extra="forbid"), `build(config, name, resolve)`, where
+`resolve` turns a secret's reference into the secret, and `version_of(config)`: the version of what would be
+built, so that a configuration can be checked before anything is.
 """
 
 from collections.abc import Callable, Sequence

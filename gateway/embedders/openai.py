@@ -63,6 +63,11 @@ def build(config: Config, name: str, resolve: Resolve) -> "OpenAIEmbedder":
     return OpenAIEmbedder(config, name, key)
 
 
+def version_of(config: Config) -> str:
+    """The version of the endpoint's vectors."""
+    return config.version or f"{config.model}@{config.dimension}"
+
+
 class _Datum(msgspec.Struct, frozen=True):
     index: int
     embedding: str | list[float]
@@ -91,7 +96,7 @@ class OpenAIEmbedder:
 
     @property
     def version(self) -> str:
-        return self._config.version or f"{self._config.model}@{self._config.dimension}"
+        return version_of(self._config)
 
     @property
     def dimension(self) -> int:
