@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,7 +13,15 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from gateway.cli import _app
-from regions.positions import epoch_of, parse_lsn
+from regions.changes import Delete
+from regions.logs import jetstream as jetstream_log
+from regions.logs.base import Append
+from regions.names import IndexName, NamespaceRef, RegionId
+from regions.positions import Epoch, epoch_of, parse_lsn
+from regions.registers import jetstream as jetstream_registers
+from regions.runtime import lifecycle
+from regions.topology import shard_of
+from tests.contracts.nats_process import NatsProcess
 from tests.gateway.running import OTHER_KEY
 from tests.gateway.three_regions import DIMENSION, Three, three_regions
 
@@ -210,3 +220,61 @@ async def test_a_home_that_is_down_is_said_in_pinecones_shape_and_a_promotion_he
     assert again.status == 200, await again.text()
     assert epoch_of(parse_lsn(again.headers["x-meridian-lsn"])) == 3
     assert "again" in await ids(await call(three, US, "/query", query()))
+
+
+async def test_what_an_old_home_never_shipped_is_saved_when_it_is_back_and_applied_nowhere(
+    three: Three,
+) -> None:
+    three.servers[EU].restart()
+    async with asyncio.timeout(40):
+        while (await command(three, "promote", "--index", "docs", "--to", EU))[0] != 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    written = await call(three, AP, "/vectors/upsert", upsert("shipped"), x_meridian_ack=f"region={US}")
+    assert written.status == 200, await written.text()
+    epoch = epoch_of(parse_lsn(written.headers["x-meridian-lsn"]))
+    ((stored, _),) = (await status(three))["namespaces"]["docs"].items()
+    three.servers[EU].kill()
+    await take_unseen(three.servers[EU], NamespaceRef(IndexName("docs"), stored), epoch)
+    code, out = await command(three, "promote", "--index", "docs", "--to", US, "--forced", "--drain-s", "1")
+    assert code == 0, out
+    three.servers[EU].start()
+    async with asyncio.timeout(40):
+        while not (found := [t for t in (await status(three))["tails"] if t["epoch"] == epoch]):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    (tail,) = found
+    assert (tail["index"], tail["region"], tail["changes"], tail["error"]) == ("docs", EU, 1, "")
+    (line,) = (await asyncio.to_thread(Path(tail["path"]).read_text)).splitlines()
+    assert json.loads(line)["change"]["ids"] == ["shipped"]
+    assert tail["path"] in (await command(three, "status"))[1].replace("\n", "")
+    again = await call(three, AP, "/vectors/upsert", upsert("again"), x_meridian_ack=f"region={EU}")
+    for region in (US, EU, AP):
+        floor = again.headers["x-meridian-lsn"]
+        assert "shipped" in await ids(await call(three, region, "/query", query(), x_meridian_min_lsn=floor))
+
+
+async def status(three: Three) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((await command(three, "status", "--json"))[1])
+    return facts
+
+
+async def take_unseen(server: NatsProcess, namespace: NamespaceRef, epoch: Epoch) -> None:
+    """Have a log whose server is down take the deletion of `shipped`, while nobody else can reach it."""
+    usual, server.port = server.port, lifecycle.free_port()
+    server.start()
+    async with AsyncExitStack() as stack:
+        region = RegionId(EU)
+        registers = jetstream_registers.build(
+            jetstream_registers.Config(urls=[server.url]), region=region, resolve=str
+        )
+        stack.push_async_callback(registers.close)
+        log = jetstream_log.build(
+            jetstream_log.Config(urls=[server.url], shards=2), region=region, registers=registers, resolve=str
+        )
+        stack.push_async_callback(log.close)
+        await registers.start()
+        await log.start()
+        fence = await log.open_epoch(namespace.index, epoch, timeout_s=5)
+        deletion = Append(namespace.stored, Delete(["shipped"]))
+        await log.append(fence, shard_of(namespace, log.shards), [deletion], timeout_s=5)
+    server.kill()
+    server.port = usual
