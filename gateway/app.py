@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from gateway import connect, embedders, pipelines
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, cross_check
 from gateway.data import word_rates
 from gateway.edge import operators
 from gateway.edge.connection import Patience, serving
@@ -23,11 +24,13 @@ from gateway.edge.openai import OpenAIFace
 from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
 from gateway.embedders.base import Embedder
+from gateway.generations import Generation, Generations
 from gateway.llm import LlmPath
 from gateway.logs import make_logger
 from gateway.observe import Observer
 from gateway.policies.breaker import Breakers
 from gateway.policies.sparse import SparseEncoder
+from gateway.reload import Reloader
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.guarded_embedder import GuardedEmbedder
 from gateway.stages.ingest_text import IngestText
@@ -44,9 +47,17 @@ Resolve = Callable[[SecretRef], str]
 
 
 async def run_gateway(
-    config: GatewayConfig, *, config_dir: Path, worker: int, sock: socket.socket, stop: asyncio.Event
+    config: GatewayConfig,
+    *,
+    config_dir: Path,
+    worker: int,
+    sock: socket.socket,
+    stop: asyncio.Event,
+    path: Path | None = None,
 ) -> None:
     """Serve on `sock` until `stop` is set, then drain and let go of everything.
+
+    When `path` is given, it is the configuration's file, and its models are followed as it changes.
 
     Raises: ConfigError: a secret or the tenants file cannot be used. PortTaken: the operators' port.
     """
@@ -59,6 +70,9 @@ async def run_gateway(
         operators_app = operators.application(telemetry.registry, gateway.is_ready, gateway.facts)
         patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
         await stack.enter_async_context(serving(operators_app, operators_sock, patience))
+        if path is not None:
+            reloader = Reloader(config, partial(_load, path), gateway.reload, log)
+            await stack.enter_async_context(_running(reloader.watch(path.parent)))
         async with serving(gateway.application(), sock, patience, gateway.edge.refuse):
             gateway.is_serving = True
             log.info("serving", port=sock.getsockname()[1], operators_port=operators_sock.getsockname()[1])
@@ -78,6 +92,8 @@ class Gateway:
     pinecone: PineconeFace
     config: GatewayConfig
     breakers: Breakers
+    chat: Generations
+    build_chat: Callable[[GatewayConfig], Awaitable[Generation]]
     live: Live | None = None
     is_serving: bool = False
 
@@ -85,6 +101,11 @@ class Gateway:
         app = self.edge.application()
         app.add_routes([*self.openai.routes(), *self.pinecone.routes()])
         return app
+
+    async def reload(self, config: GatewayConfig) -> None:
+        """Take over its models. Raises: ConfigError: they cannot be built; nothing has changed."""
+        self.chat.replace(await self.build_chat(config))
+        self.config = config
 
     def is_ready(self) -> bool:
         return self.is_serving and not self.edge.draining
@@ -122,15 +143,8 @@ async def _build(
     )
     state = await _build_state(config, resolve, breakers, log, stack)
     path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest())
-    routes, fallback = await path.build(config, resolve, stack)
-    chat = pipelines.chat(
-        search=state.search,
-        indexes=config.indexes,
-        rag=config.rag,
-        routes=routes,
-        degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
-        fallback=fallback,
-    )
+    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state)
+    chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     telemetry.watch_breakers(lambda: breakers.states(asyncio.get_running_loop().time()))
     return Gateway(
         edge=Edge(
@@ -147,7 +161,7 @@ async def _build(
             region=config.region,
             chat=chat,
             embed=pipelines.embed(state.embedders),
-            models=[*routes.aliases(), *state.embedders],
+            models=lambda: [*chat.models, *state.embedders],
             created=int(lifecycle.wall_clock()),
             keepalive_s=config.server.keepalive_s,
         ),
@@ -159,8 +173,27 @@ async def _build(
         ),
         config=config,
         breakers=breakers,
+        chat=chat,
+        build_chat=build_chat,
         live=state.live,
     )
+
+
+async def _build_chat(
+    config: GatewayConfig, *, resolve: Resolve, path: LlmPath, state: "_State"
+) -> Generation:
+    """Raises: ConfigError: a secret that a model needs is not there."""
+    async with AsyncExitStack() as stack:
+        routes, fallback = await path.build(config, resolve, stack)
+        handler = pipelines.chat(
+            search=state.search,
+            indexes=config.indexes,
+            rag=config.rag,
+            routes=routes,
+            degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
+            fallback=fallback,
+        )
+        return Generation(handler, routes.aliases(), stack.pop_all().aclose)
 
 
 @dataclass(frozen=True)
@@ -192,6 +225,21 @@ async def _build_state(
     )
     dialect = PineconePipelines(read=read, write=write, ingest=ingest, search=search)
     return _State(models, sparse, search, dialect, live)
+
+
+def _load(path: Path) -> GatewayConfig:
+    return config_file.load(path, GatewayConfig, os.environ, cross_check)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside the block, and stop it at the block's end."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:

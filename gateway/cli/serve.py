@@ -57,7 +57,7 @@ async def _serve(
 
     quiet_libraries()
     with sock:
-        await run_gateway(config, config_dir=path.parent, worker=worker, sock=sock, stop=stop)
+        await run_gateway(config, config_dir=path.parent, worker=worker, sock=sock, stop=stop, path=path)
 
 
 def _bind(config: "GatewayConfig", *, shared: bool) -> socket.socket:

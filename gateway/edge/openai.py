@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -33,7 +33,7 @@ class OpenAIFace:
         region: str,
         chat: ChatHandler,
         embed: Handler[EmbedRequest, Embedded],
-        models: Sequence[str],
+        models: Callable[[], Sequence[str]],
         created: int,
         keepalive_s: float,
     ) -> None:
@@ -87,11 +87,11 @@ class OpenAIFace:
         )
 
     async def _on_models(self, _: web.Request) -> web.Response:
-        return render.json_response(wire.encode_models(self._models, self._created))
+        return render.json_response(wire.encode_models(self._models(), self._created))
 
     async def _on_model(self, http: web.Request) -> web.Response:
         name = http.match_info["model"]
-        if name not in self._models:
+        if name not in self._models():
             raise NotFound(f"there is no model {name[:100]!r}", code="model_not_found", param="model")
         return render.json_response(wire.encode_model(name, self._created))
 

@@ -43,32 +43,44 @@ def tenants_file(directory: Path, **defaults: Any) -> None:
 
 
 @asynccontextmanager
-async def running_gateway(directory: Path, config: Mapping[str, Any]) -> AsyncIterator[Running]:
-    """Serve `config` until the block ends; region, tenants and free ports are filled in."""
+async def running_gateway(
+    directory: Path, config: Mapping[str, Any], path: Path | None = None
+) -> AsyncIterator[Running]:
+    """Serve `config` until the block ends; region, tenants and free ports are filled in.
+
+    When `path` is given, the configuration is written there, and followed.
+    """
     operators_port = lifecycle.free_port()
     server = {"operators_port": operators_port, "drain_s": 1, **config.get("server", {})}
-    loaded = GatewayConfig.model_validate(
-        {
-            "region": "us-east",
-            "tenants": {"pepper": "file:pepper"},
-            "log": {"level": "error"},
-            **config,
-            "server": server,
-        }
-    )
+    whole = {
+        "region": "us-east",
+        "tenants": {"pepper": "file:pepper"},
+        "log": {"level": "error"},
+        **config,
+        "server": server,
+    }
+    loaded = GatewayConfig.model_validate(whole)
+    if path is not None:
+        _write(path, whole)
     sock: socket.socket = lifecycle.bind("127.0.0.1", 0)
     stop = asyncio.Event()
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     operators_url = f"http://127.0.0.1:{operators_port}"
     with sock:
         async with asyncio.TaskGroup() as group:
-            group.create_task(run_gateway(loaded, config_dir=directory, worker=0, sock=sock, stop=stop))
+            group.create_task(
+                run_gateway(loaded, config_dir=directory, worker=0, sock=sock, stop=stop, path=path)
+            )
             async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
                 await until_ready(session, operators_url)
                 try:
                     yield Running(url, operators_url, session, stop)
                 finally:
                     stop.set()
+
+
+def _write(path: Path, config: Mapping[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(config))
 
 
 async def until_ready(session: aiohttp.ClientSession, operators_url: str) -> None:

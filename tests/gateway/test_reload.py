@@ -4,15 +4,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import structlog
 import yaml
+from aiohttp.test_utils import TestServer
 from structlog.testing import CapturingLogger
 
 from gateway.config import GatewayConfig, cross_check
 from gateway.reload import Reloader
 from regions.errors import ConfigError, ConfigProblem
 from regions.runtime import config_file
+from tests.fakes.provider import DONE, ScriptedProvider, Step, answer
+from tests.gateway.running import Running, running_gateway, tenants_file
 
 FIRST: dict[str, Any] = {
     "region": "us-east",
@@ -128,3 +132,57 @@ async def test_a_replaced_file_and_a_swapped_mount_are_noticed(tmp_path: Path) -
                 await asyncio.sleep(0.2)
         watching.cancel()
     assert list(rig.applied[0].models) == ["large"]
+
+
+async def test_a_stream_that_began_before_the_models_changed_is_finished_as_it_began(tmp_path: Path) -> None:
+    tenants_file(tmp_path)
+    path = tmp_path / "meridian.yaml"
+    slow = ScriptedProvider([Step(answer("one", " two"), gap_s=1.0)])
+    other = ScriptedProvider()
+    async with (
+        TestServer(slow.application(), handler_cancellation=True) as first,
+        TestServer(other.application()) as second,
+        running_gateway(tmp_path, served_by(first), path) as gateway,
+    ):
+        begun = await post(gateway)  # its first content is there
+        await replaced(gateway, path, served_by(second))
+        assert (await (await post(gateway)).read()).count(b"Answered") == 1
+        whole = await begun.read()
+        assert b"one" in whole
+        assert b" two" in whole
+        assert whole.endswith(DONE)
+        assert (len(slow.seen), len(other.seen)) == (1, 1)
+
+
+def served_by(provider: TestServer) -> dict[str, Any]:
+    upstream = {"kind": "openai", "base_url": str(provider.make_url("/v1")), "model": "gpt-4o"}
+    return {"models": {f"by-{provider.port}": {"upstreams": [upstream]}}}
+
+
+async def replaced(gateway: Running, path: Path, changed: dict[str, Any]) -> None:
+    """Write the file anew and return once its models are those that are offered."""
+    change_file(path, changed)
+    async with asyncio.timeout(10):
+        while True:
+            if await models(gateway) == [*changed["models"], "snippets"]:
+                return
+            await asyncio.sleep(0.02)
+
+
+def change_file(path: Path, changed: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changed}))
+
+
+async def models(gateway: Running) -> list[str]:
+    async with gateway.session.get(f"{gateway.url}/v1/models") as response:
+        return [model["id"] for model in (await response.json())["data"]]
+
+
+async def post(gateway: Running) -> aiohttp.ClientResponse:
+    """A streamed answer of the model that is offered."""
+    body = {
+        "model": (await models(gateway))[0],
+        "messages": [{"role": "user", "content": "Who won?"}],
+        "stream": True,
+    }
+    return await gateway.session.post(f"{gateway.url}/v1/chat/completions", json=body)
