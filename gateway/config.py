@@ -234,6 +234,11 @@ class ReplicatorConfig(Section):
     calls_per_s: float = Field(
         100, gt=0, description="Calls on an index: Pinecone takes about 100 a second and namespace."
     )
+    canary_every_s: float = Field(
+        5,
+        ge=0,
+        description="Between two canaries in an index: one write, then queries until it is found; 0: none.",
+    )
     tails_dir: str = Field(
         "tails", description="Where what a replaced home never shipped is saved, beside this file; writable."
     )

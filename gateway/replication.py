@@ -80,7 +80,9 @@ async def _build(
         duties=[Tails(live, config_dir / config.regions.replicator.tails_dir, partial(_tell, log)).run],
     )
     name = f"{here}.{secrets.token_hex(8)}"  # of this run alone, as the lease asks
-    return Daemon(name, around, _pace(config.regions), Terms(lease_s=config.regions.replicator.lease_s))
+    own = config.regions.replicator
+    terms = Terms(lease_s=own.lease_s, canary_every_s=own.canary_every_s)
+    return Daemon(name, around, _pace(config.regions), terms)
 
 
 def _pace(config: RegionsConfig) -> Pace:

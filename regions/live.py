@@ -6,7 +6,7 @@ costs nothing but the knowledge of it: what was known stays, and grows old by it
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from regions.logs.base import Log
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.registers.base import Register, Registers
 from regions.replicator import watermarks
+from regions.replicator.canary import CANARIES_PREFIX, decode_canary
 from regions.topology import HOMES_PREFIX, Home, Topology, decide, decode_home, shard_of
 
 PROGRESS_PREFIX: Final = "progress."
@@ -125,6 +126,17 @@ class Live:
         if register is not None:
             self._note(region, register)
 
+    async def refresh_canaries(self, timeout_s: float = CALL_S) -> None:
+        """Learn what the canaries tell from every region's registers that answer."""
+        async with asyncio.TaskGroup() as group:
+            for place in self._places:
+                group.create_task(self._refresh_canaries(place, timeout_s))
+
+    async def _refresh_canaries(self, place: Place, timeout_s: float) -> None:
+        with suppress(LogUnavailable):  # then what was known of that region stays
+            for register in await place.registers.scan(CANARIES_PREFIX, timeout_s=timeout_s):
+                self._note(place.region, register)
+
     def took(self, index: IndexName, region: RegionId, seconds: float) -> None:
         """A replica's answer took so long from here."""
         key, known = (index, region), self.topology.answer_s
@@ -133,7 +145,7 @@ class Live:
 
     # --- What the registers tell -------------------------------------------------------------
 
-    _prefixes = (HOMES_PREFIX, PROGRESS_PREFIX)
+    _prefixes = (HOMES_PREFIX, PROGRESS_PREFIX, CANARIES_PREFIX)
 
     async def _watch(self, place: Place, prefix: str) -> None:
         failures = 0
@@ -157,6 +169,8 @@ class Live:
         try:
             if register.key.startswith(HOMES_PREFIX):
                 self._note_home(region, decode_home(register.value))
+            elif register.key.startswith(CANARIES_PREFIX):
+                self._note_canary(region, register)
             else:
                 self._note_progress(region, register)
         except (msgspec.DecodeError, ValueError):
@@ -178,6 +192,11 @@ class Live:
             (region, RegionId(home), int(shard)): watermarks.decode(register.value),
         }
         self._publish(replace(self.topology, progress=progress))
+
+    def _note_canary(self, region: RegionId, register: Register) -> None:
+        key = IndexName(register.key.removeprefix(CANARIES_PREFIX)), region
+        canaries = {**self.topology.canaries, key: decode_canary(register.value)}
+        self._publish(replace(self.topology, canaries=canaries))
 
     # --- What is measured --------------------------------------------------------------------
 

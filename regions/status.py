@@ -1,7 +1,8 @@
 """What is told of a topology: to operators, as JSON and as a table.
 
 Pure. Lags are seconds, as DESIGN defines them: the age of the oldest change that is not received, applied or
-visible to queries, by the clock of the home's log.
+visible to queries, by the clock of the home's log. The canary's is what queries of the index itself show;
+the queryable lag is never less.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ def _replicas(topology: Topology, index: IndexName, now_s: float) -> Mapping[Reg
             "state": standing.why or "readable",
             "answer_ms": _ms(topology.answer_s.get((index, standing.region))),
             **_lags(standing),
+            "canary_lag_s": _s(topology.canary_lag_s(index, standing.region, now_s)),
             "parked": parked(topology, index, standing.region),
         }
         for standing in topology.index_standings(index, now_s)
@@ -69,6 +71,10 @@ def namespace_lines(topology: Topology, namespace: NamespaceRef, now_s: float) -
         standing.region: {"state": standing.why or "readable", "lsn": standing.lsn, **_lags(standing)}
         for standing in topology.standings(namespace, now_s)
     }
+
+
+def _s(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -185,11 +185,18 @@ class Followed(Protocol):
     def queryable_s(self, namespace: NamespaceRef) -> float: ...
 
 
+class Watched(Protocol):
+    """What the canary of an index tells (`regions.replicator.canary.Canary`)."""
+
+    def lag_s(self, log_now_s: float) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a replica is. `why` says why it may not be read; "" when it may.
 
-    `lsn` is the queryable position, `applied` the applied one; the lags are seconds.
+    `lsn` is the queryable position, `applied` the applied one; the lags are seconds. `staleness_s` is never
+    less than what the canary of the index says: what an index tells of itself is not taken for granted.
     """
 
     region: RegionId
@@ -209,10 +216,10 @@ class Standing:
 class Topology:
     """All regions as this process knows them.
 
-    `progress` is by (region of the replica, region of the log, shard). `answer_s` is what an answer of a
-    replica takes from here, network and work together. `clock_s` is what to add to this process's clock to
-    get that of a region's log, `skew_s` how wrong that may be. `logs_s` is the round trip to each log, for
-    those that answer.
+    `progress` is by (region of the replica, region of the log, shard), `canaries` by replica. `answer_s` is
+    what an answer of a replica takes from here, network and work together. `clock_s` is what to add to this
+    process's clock to get that of a region's log, `skew_s` how wrong that may be. `logs_s` is the round trip
+    to each log, for those that answer.
     """
 
     here: RegionId
@@ -221,6 +228,7 @@ class Topology:
     replicas: Mapping[IndexName, Sequence[RegionId]]
     homes: Mapping[IndexName, Home] = field(default_factory=dict)
     progress: Mapping[tuple[RegionId, RegionId, int], Followed] = field(default_factory=dict)
+    canaries: Mapping[tuple[IndexName, RegionId], Watched] = field(default_factory=dict)
     answer_s: Mapping[tuple[IndexName, RegionId], float] = field(default_factory=dict)
     clock_s: Mapping[RegionId, float] = field(default_factory=dict)
     logs_s: Mapping[RegionId, float] = field(default_factory=dict)
@@ -240,7 +248,7 @@ class Topology:
         why = _why_not(told, home)
         if told is None or why:
             return Standing(region, why)
-        mark, log_now_s = told.mark(namespace), self._log_now_s(home, now_s)
+        mark, log_now_s = told.mark(namespace), self._log_now_s(home.region, now_s)
         if not mark.is_readable:
             why = f"parked: {mark.parked}" if mark.parked else "being copied"
         return Standing(
@@ -248,7 +256,10 @@ class Topology:
             why,
             lsn=make_lsn(home.epoch, mark.queryable),
             applied=make_lsn(home.epoch, mark.applied),
-            staleness_s=max(0.0, log_now_s - told.queryable_s(namespace)),
+            staleness_s=max(
+                log_now_s - told.queryable_s(namespace),
+                self.canary_lag_s(namespace.index, region, now_s) or 0.0,
+            ),
             applied_lag_s=max(0.0, log_now_s - told.applied_s(namespace)),
             received_lag_s=max(0.0, log_now_s - told.received_s),
         )
@@ -269,17 +280,23 @@ class Topology:
         known = [each for each in told if each is not None]
         if why or not known:
             return Standing(region, why or "it has no shards")
-        log_now_s, names = self._log_now_s(home, now_s), _behind(known, index)
+        log_now_s, names = self._log_now_s(home.region, now_s), _behind(known, index)
+        queryable_s = min([p.received_s for p in known] + [p.queryable_s(n) for p, n in names])
         return Standing(
             region,
             "",
-            staleness_s=log_now_s - min([p.received_s for p in known] + [p.queryable_s(n) for p, n in names]),
+            staleness_s=max(log_now_s - queryable_s, self.canary_lag_s(index, region, now_s) or 0.0),
             applied_lag_s=log_now_s - min([p.received_s for p in known] + [p.applied_s(n) for p, n in names]),
             received_lag_s=log_now_s - min(p.received_s for p in known),
         )
 
-    def _log_now_s(self, home: Home, now_s: float) -> float:
-        return now_s + self.clock_s.get(home.region, 0.0) + self.skew_s
+    def canary_lag_s(self, index: IndexName, region: RegionId, now_s: float) -> float | None:
+        """How late queries of a replica are by its canary; None when nothing is told of one."""
+        told = self.canaries.get((index, region))
+        return None if told is None else told.lag_s(self._log_now_s(region, now_s))
+
+    def _log_now_s(self, region: RegionId, now_s: float) -> float:
+        return now_s + self.clock_s.get(region, 0.0) + self.skew_s
 
 
 def _behind(told: Iterable[Followed], index: IndexName) -> list[tuple[Followed, NamespaceRef]]:

@@ -18,7 +18,7 @@ def show(facts: Mapping[str, Any]) -> None:
     for region, place in facts["regions"].items():
         regions.add_row(region, place["log"], _unit(place["log_rtt_ms"], "ms"))
     stdout().print(regions)
-    lags = ("received", "applied", "queryable")
+    lags = ("received", "applied", "queryable", "canary")
     replicas = Table("index", "replica", "home", "state", "answers", *lags)
     replicas.box, replicas.pad_edge = None, False
     for index, found in facts["replicas"].items():

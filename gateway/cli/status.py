@@ -72,6 +72,7 @@ async def _ask_regions(path: Path) -> Mapping[str, Any]:
 
     loaded = load_gateway(path)
     async with connected(loaded, path) as regions:
+        await regions.live.refresh_canaries()
         facts: dict[str, Any] = {"namespaces": {}}
         for index, replicas in regions.replicas.items():
             try:

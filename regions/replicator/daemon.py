@@ -19,6 +19,7 @@ from regions.names import IndexName, RegionId
 from regions.orders import ORDERS_PREFIX, Act, decode_order
 from regions.registers.base import Register
 from regions.replicator import moves
+from regions.replicator.canaries import CanaryTerms, Keeper
 from regions.replicator.driver import Driver, Epochs, Fenced, IndexWiped, TermCut
 from regions.replicator.follower import Pace
 from regions.replicator.lease import Lease, LeaseLost
@@ -38,6 +39,8 @@ class Terms(msgspec.Struct, frozen=True):
     """Between two renewals of what the logs keep for us."""
     keep_s: float = 86_400.0
     """How long a log keeps what we have not read when we are gone."""
+    canary_every_s: float = 5.0
+    """Between two canaries in each index; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             if (own := self._around.logs.get(self._around.here.region)) is not None:
                 tasks.create_task(self._beat(own))
+                for keeper in self._keepers(own):
+                    tasks.create_task(keeper.run())
             tasks.create_task(self._obey(tasks))
             for duty in self._around.duties:
                 tasks.create_task(duty())
@@ -144,6 +149,15 @@ class Daemon:
                 except LogUnavailable:
                     continue  # the age that readers see says so
             await asyncio.sleep(self._terms.beat_s)
+
+    def _keepers(self, log: Log) -> list[Keeper]:
+        """Who measures how late our indexes' queries are."""
+        terms = CanaryTerms(self._name, self._terms.canary_every_s, self._pace.call_timeout_s)
+        margin_s = self._pace.call_timeout_s + self._pace.clock_skew_s
+        return [
+            Keeper(index, self._around.here, log, pacer, terms, send_by_s=lambda: self._until_s - margin_s)
+            for index, pacer in self._pacers.items()
+        ]
 
     async def _obey(self, tasks: asyncio.TaskGroup) -> None:
         """Take operators' orders as they come, and those that came while nobody worked."""

@@ -17,7 +17,7 @@ from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, sequence_of
 from regions.registers.base import Registers
 from regions.replicas.base import Replica
-from regions.replicator import markers, moves
+from regions.replicator import canary, markers, moves
 from regions.replicator.visibility import NOBODY, wait_visible
 from regions.replicator.watermarks import Progress, decode, namespace_of, progress_key
 from regions.topology import shard_of
@@ -104,7 +104,8 @@ class Snapshots:
         for index in self._route.indexes if effect.indexes is None else effect.indexes:
             for replica in (site.replicas[index], self._route.here.replicas[index]):
                 found.update(await _namespaces(replica))
-        found = {namespace for namespace in found if namespace.stored != markers.NAMESPACE}
+        ours = (markers.NAMESPACE, canary.NAMESPACE)  # each index has its own
+        found = {namespace for namespace in found if namespace.stored not in ours}
         shards = self._log.shards
         mine = [namespace for namespace in found if shard_of(namespace, shards) == self._route.shard]
         if effect.indexes is not None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
+import msgspec
+
 from regions.changes import (
     Change,
     Delete,
@@ -29,6 +31,7 @@ from regions.records import Record
 from regions.registers.memory import MemoryRegisters
 from regions.replicas.memory import MemoryReplica
 from regions.replicator import moves
+from regions.replicator.canary import CANARIES_PREFIX, Canary, decode_canary
 from regions.replicator.daemon import Daemon, Surroundings, Terms
 from regions.replicator.driver import Cut
 from regions.replicator.follower import Pace
@@ -54,6 +57,7 @@ PACE: Final = Pace(
     retry_max_s=2.0,
 )
 TERMS: Final = Terms(lease_s=3.0, beat_s=1.0, hold_s=2.0, keep_s=10_000.0)
+CANARY_EVERY_S: Final = 2.0
 
 
 class Violation(AssertionError):
@@ -84,6 +88,7 @@ class Plan:
     resync: bool = False
     wipe: bool = False
     skew_s: float = 0.0
+    canary: bool = True
     die_in: tuple[str, int, bool] | None = None
     """A region whose first daemon dies in its n-th call, and whether that call still takes effect."""
 
@@ -116,6 +121,7 @@ def plan(seed: int) -> Plan:
         resync=rng.random() < 0.25,
         wipe=rng.random() < 0.2,
         skew_s=rng.choice((0.0, 0.4)),
+        canary=rng.random() < 0.5,
     )
 
 
@@ -131,6 +137,8 @@ class Region:
     """What its log's clock is ahead of the loop's."""
     seen: dict[str, Progress] = field(default_factory=dict)
     """What the gateways of the others know of its followers, a little late."""
+    canaries: dict[IndexName, Canary] = field(default_factory=dict)
+    """And of its indexes. Where there is no log, none: there is no clock to go by."""
 
 
 @dataclass
@@ -216,6 +224,7 @@ class World:
             self.tasks = tasks
             background = [tasks.create_task(self._tap(home, s)) for home, s in self._home_shards()]
             background += [tasks.create_task(self._watch(region)) for region in self.regions.values()]
+            background += [tasks.create_task(self._heed(region)) for region in self.regions.values()]
             for index, home in self.homes.items():
                 self.fences[index] = await self.regions[home].log.open_epoch(index, Epoch(1), timeout_s=1)
             for name in REGIONS:
@@ -304,7 +313,8 @@ class World:
             homes=homes,
             epochs=Epochs(self.fences),
         )
-        return Daemon(process.name, around, PACE, TERMS)
+        terms = msgspec.structs.replace(TERMS, canary_every_s=CANARY_EVERY_S if self.plan.canary else 0.0)
+        return Daemon(process.name, around, PACE, terms)
 
     def _site(self, name: str, process: Process) -> Site:
         region = self.regions[name]
@@ -342,6 +352,12 @@ class World:
                 self._check_forward(region.name, before, progress)
             await asyncio.sleep(0)
             region.seen[register.key] = progress
+
+    async def _heed(self, region: Region) -> None:
+        """What canaries tell."""
+        async for register in region.registers.watch(CANARIES_PREFIX):
+            index = IndexName(register.key.removeprefix(CANARIES_PREFIX))
+            region.canaries[index] = decode_canary(register.value)
 
     def _check_forward(self, region: str, before: Progress, now: Progress) -> None:
         if now.received < before.received:
@@ -538,6 +554,11 @@ class World:
             replicas={index: [RegionId(name) for name in REGIONS] for index in self.homes},
             homes={index: Home(index, [Term(1, home)]) for index, home in self.homes.items()},
             progress=progress,
+            canaries={
+                (index, RegionId(region.name)): told
+                for region in self.regions.values()
+                for index, told in region.canaries.items()
+            },
             clock_s={
                 RegionId(home): self._offset_s(home) + rng.uniform(-skew_s, skew_s)
                 for home in self.plan.homes
@@ -574,10 +595,19 @@ class World:
         for namespace in self.namespaces:
             if any(each is not None and each.mark(namespace).parked for each, _ in told):
                 self._unpark(region.name, namespace)
-        return all(
+        return self._is_shown(region) and all(
             each is not None and each.received >= end and not (each.is_resyncing or each.gates or each.behind)
             for each, end in told
         )
+
+    def _is_shown(self, region: Region) -> bool:
+        """Whether every index has a canary that queries find as soon as they can."""
+        if not self.plan.canary or region.name not in self.plan.homes:
+            return True
+        told = [region.canaries.get(index, Canary()) for index in self.homes]
+        log_now_s = asyncio.get_running_loop().time() + region.offset_s
+        lags_s = [each.lag_s(log_now_s) for each in told]
+        return all(lag_s is not None and lag_s < CANARY_EVERY_S + 1.0 for lag_s in lags_s)
 
     def _unpark(self, region: str, namespace: NamespaceRef) -> None:
         for running in self.running:
