@@ -1,7 +1,8 @@
 """The fallback chain: who is asked next, after what failed how. Pure.
 
 failure                       who is next
-throttled                     an equal on another account; cheaper; else wait as long as was asked
+throttled                     an equal on another account; the same when it asks for a short wait; cheaper;
+                              else wait as long as was asked
 context                       a longer window
 unavailable                   another equal, or the only one once more; cheaper
 slow                          another equal; cheaper; else the same once more
@@ -25,8 +26,8 @@ from gateway.routes import Route, Tier, Upstream
 
 LEAST_S: Final = 0.25
 """Nobody is waited for when less than this would be left for the answer."""
-MOST_PACED_S: Final = 2.0
-"""Longest wait for an upstream that only might refuse."""
+SHORT_S: Final = 2.0
+"""So long an equal is waited for rather than ask a weaker model, and one that only might refuse at all."""
 
 _ORDERS: Final = {
     Tier.EQUAL: (Tier.EQUAL, Tier.CHEAPER),
@@ -81,15 +82,28 @@ class Chain:
         self._least_window = 0
         self._is_over = False
         self._last: Upstream | None = None
+        self._asked_s: float | None = None
 
     def sent(self, upstream: Upstream) -> None:
         """An attempt was really made."""
         self._attempts += 1
         self._last = upstream
 
-    def failed(self, upstream: Upstream, failure: FailureClass, *, may_ask_again: bool = True) -> None:
-        """Asking it failed so. `may_ask_again` is False when it said that this would be no use."""
+    def failed(
+        self,
+        upstream: Upstream,
+        failure: FailureClass,
+        *,
+        asked_s: float | None = None,
+        may_ask_again: bool = True,
+    ) -> None:
+        """Asking it failed so.
+
+        `asked_s` is how long it asked to be left alone; `may_ask_again` is False when it said that this would
+        be no use.
+        """
         self._failed[upstream.name] = failure
+        self._asked_s = asked_s
         self._is_over = self._is_over or failure in FINAL
         if failure in _GONE or not may_ask_again:
             self._gone.add(upstream.name)
@@ -148,17 +162,19 @@ class Chain:
         return self._health.choose(ready, now_s, self._rng) if ready else None
 
     def _only_one(self, tier: Tier, now_s: float) -> Ask | None:
-        """The same once more, when it has just broken and nobody else is in its tier."""
+        """The same once more, when it can be asked soon and nobody else is in its tier.
+
+        It just broke, or said itself for how short a time it takes no more of us.
+        """
         last = self._last
-        if (
-            last is None
-            or last.tier is not tier
-            or self._failed.get(last.name) is not FailureClass.UNAVAILABLE
-        ):
+        if last is None or last.tier is not tier or last not in self._open(tier, now_s):
             return None
         if any(upstream.tier is tier and upstream is not last for upstream in self._route.upstreams):
             return None
-        return self._again(last, now_s) if last in self._open(tier, now_s) else None
+        failure, wait_s = self._failed.get(last.name), self._health.wait_until_s(last) - now_s
+        is_told = failure is FailureClass.THROTTLED and self._asked_s is not None
+        is_worth_it = wait_s <= SHORT_S and (is_told or failure is FailureClass.UNAVAILABLE)
+        return self._again(last, now_s) if is_worth_it else None
 
     def _paced(self, now_s: float) -> Ask | None:
         """One that nobody asked yet and that has only said that it has little left."""
@@ -172,7 +188,7 @@ class Chain:
             return None
         soonest = min(paced, key=lambda u: self._health.paced_until_s(u, self._tokens))
         until_s = self._health.paced_until_s(soonest, self._tokens)
-        latest_s = max(now_s, min(now_s + MOST_PACED_S, self._give_up_s - LEAST_S))
+        latest_s = max(now_s, min(now_s + SHORT_S, self._give_up_s - LEAST_S))
         return self._ask(soonest, min(until_s, latest_s), now_s)
 
     def _waited_for(self, now_s: float) -> Ask | None:

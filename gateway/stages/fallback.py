@@ -124,7 +124,12 @@ class Fallback:
         except GatewayError as error:
             if not isinstance(error, ContextTooLong):
                 chain.sent(upstream)
-            chain.failed(upstream, classify(error), may_ask_again=error.should_retry is not False)
+            chain.failed(
+                upstream,
+                classify(error),
+                asked_s=error.retry_after_s,
+                may_ask_again=error.should_retry is not False,
+            )
             raise
         self._budget.earn()
         return answer
