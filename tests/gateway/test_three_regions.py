@@ -140,6 +140,25 @@ async def test_stats_are_the_tenants_own_and_have_no_floor(three: Three) -> None
     assert (await other.json())["namespaces"] == {}
 
 
+async def test_what_the_canaries_leave_in_an_index_is_nowhere_to_be_seen(three: Three) -> None:
+    await call(three, US, "/vectors/upsert", upsert("seen"), x_meridian_ack="applied")
+    url = next(r["url"] for r in three.config["indexes"]["docs"]["replicas"] if r["region"] == US)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        there: dict[str, Any] = {}
+        while "_m.canary" not in there:  # the index itself has it
+            async with session.post(f"{url}/describe_index_stats", json={}) as response:
+                there = (await response.json())["namespaces"]
+    stats = await (await call(three, US, "/describe_index_stats", {})).json()
+    assert set(stats["namespaces"]) == {"a"}
+    assert stats["totalVectorCount"] == stats["namespaces"]["a"]["vectorCount"]
+    listed = await (await call(three, US, "/namespaces")).json()
+    assert [each["name"] for each in listed["namespaces"]] == ["a"]
+    for name in ("_m.canary", "_meridian"):  # as a tenant's own name it is another namespace
+        found = await call(three, US, "/query", query(namespace=name))
+        assert (await found.json())["matches"] == []
+        assert (await call(three, US, f"/namespaces/{name}")).status == 404
+
+
 async def command(three: Three, *arguments: str) -> tuple[int, str]:
     """A `meridian` command, in a thread with a loop of its own; its exit code and output."""
     argv = [*arguments, "--config", str(three.file)]
@@ -156,8 +175,11 @@ async def test_status_shows_every_region_home_and_namespace(three: Three) -> Non
     ((stored, standings),) = facts["namespaces"]["docs"].items()
     assert stored.endswith(".a")
     assert all(each["queryable_lag_s"] < 5 for each in standings.values())
+    for replica in facts["replicas"]["docs"].values():
+        assert 0 < replica["canary_lag_s"] <= replica["queryable_lag_s"]
     code, out = await command(three, "status")
     assert "epoch 1" in out
+    assert "canary" in out
 
 
 async def test_verify_finds_a_difference_and_repairs_it_through_the_log(three: Three) -> None:

@@ -8,6 +8,7 @@ import pytest
 from regions import promotion
 from regions.errors import LogUnavailable
 from regions.names import NamespaceRef
+from regions.replicator.canary import Canary, canary_key, encode_canary
 from regions.replicator.watermarks import Progress, encode, progress_key
 from regions.status import namespace_lines, parked, summary
 from regions.topology import shard_of
@@ -57,6 +58,7 @@ async def test_what_a_newer_program_wrote_is_passed_over(world: World) -> None:
         await world[EU].registers.put("homes.docs", b'{"of": "another version"}', timeout_s=1)
         await world[EU].registers.put("progress.us-east.0", b"[]", timeout_s=1)
         await world[EU].registers.put("progress.mars", b"{}", timeout_s=1)
+        await world[EU].registers.put("canary.docs", b'["of another version"]', timeout_s=1)
         assert await live.until(lambda t: DOCS in t.homes, 5)  # the other two agree
 
 
@@ -113,3 +115,16 @@ async def test_the_status_names_homes_lags_and_what_is_parked(world: World) -> N
         lines = namespace_lines(live.topology, NAMESPACE, now_s())
         assert lines[AP]["state"] == "parked: refused"
         assert lines[US]["lsn"] >> 40 == 1
+
+
+async def test_what_canaries_tell_is_known_of_every_region_and_can_be_asked_for(world: World) -> None:
+    await world[AP].registers.put(canary_key(DOCS), encode_canary(Canary(0.25)), timeout_s=1)
+    live = world.live(EU)
+    await live.refresh_canaries()  # before anything is watched
+    assert live.topology.canaries == {(DOCS, AP): Canary(0.25)}
+    async with live.running():
+        await world[US].registers.put(canary_key(DOCS), encode_canary(Canary(0.5)), timeout_s=1)
+        assert await live.until(lambda t: t.canaries.get((DOCS, US)) == Canary(0.5), 5)
+        world[AP].registers.go_down()
+        await live.refresh_canaries()
+        assert live.topology.canaries[DOCS, AP] == Canary(0.25)  # what was known stays

@@ -1,5 +1,7 @@
 """Homes, floors and standings, as values."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from regions.errors import EpochAhead, LsnSuperseded
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Epoch, make_lsn
+from regions.replicator.canary import Canary
 from regions.replicator.watermarks import Gate, Mark, Progress, key_of
 from regions.topology import Home, Term, Topology, decide, decode_home, encode_home, majority, shard_of
 
@@ -171,3 +174,29 @@ def test_an_index_is_as_stale_as_its_worst_namespace_that_is_not_parked() -> Non
     assert (standing.staleness_s, standing.received_lag_s) == (40, 10)
     (unknown,) = topology(None).index_standings(DOCS, 100.0)
     assert not unknown.is_readable
+
+
+@pytest.mark.parametrize(
+    ("canary", "staleness_s"),
+    [
+        (Canary(), 10),
+        (Canary(delay_s=0.2), 10),
+        (Canary(delay_s=25.0), 25),
+        (Canary(delay_s=0.2, unseen_s=2_070.0), 30),
+        (Canary(unseen_s=2_099.0), 10),
+    ],
+)
+def test_an_index_is_never_taken_to_be_fresher_than_its_canary_says(
+    canary: Canary, staleness_s: float
+) -> None:
+    """The canary's time is of its own region's log, not of the home's."""
+    known = replace(topology(told()), clock_s={US: 1_000.0, EU: 2_000.0}, canaries={(DOCS, EU): canary})
+    standing = known.standing(NAMESPACE, EU, 100.0)
+    (whole,) = known.index_standings(DOCS, 100.0)
+    assert standing.staleness_s == whole.staleness_s == pytest.approx(staleness_s)
+    assert standing.applied_lag_s == whole.applied_lag_s == 10
+    assert standing.lsn == make_lsn(Epoch(2), 50)
+
+
+def test_of_an_index_without_a_canary_nothing_is_told() -> None:
+    assert topology(told()).canary_lag_s(DOCS, EU, 100.0) is None
