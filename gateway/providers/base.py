@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.messages import ChatEvent, ChatRequest
+from gateway.wire.rate_limits import RateLimits
 from regions.runtime.config_file import SecretRef
 
 Resolve = Callable[[SecretRef], str]
@@ -18,12 +19,14 @@ Resolve = Callable[[SecretRef], str]
 class OpenedAnswer:
     """An answer whose first content has arrived: `head` holds it and what came before, `rest` follows.
 
-    `close` frees the connection at once, also in the middle of the answer; call it exactly once.
+    `close` frees the connection at once, also in the middle of the answer; call it exactly once. `limits`
+    is what the endpoint says is left of our rate there, None when it says nothing.
     """
 
     head: Sequence[ChatEvent]
     rest: AsyncIterator[ChatEvent]
     close: Callable[[], Awaitable[None]]
+    limits: RateLimits | None = None
 
 
 class ChatProvider(Protocol):
@@ -34,10 +37,12 @@ class ChatProvider(Protocol):
     async def open(self, request: ChatRequest, *, stream: bool, timeout_s: float) -> OpenedAnswer:
         """Send the request, wait for the first content event; nothing is given out before it.
 
-        `stream=False` asks for one whole answer, which is then a single event.
-        Raises: UpstreamTimeout: no content within `timeout_s`. UpstreamUnavailable: not reached, 429,
-        5xx. UpstreamRejected: any other refusal. UpstreamProtocolError: not in the dialect, or it ended
-        without saying why it was finished. The same may come out of `rest`.
+        `stream=False` asks for one whole answer, which is then a single event. How long `rest` may take is
+        for the caller to say: cancelled, it ends the call.
+        Raises: UpstreamTimeout: no content within `timeout_s`. UpstreamThrottled: 429. UpstreamUnavailable:
+        not reached, broken off, 5xx. UpstreamRejected: any other refusal, with its `reason`.
+        UpstreamProtocolError: not in the dialect, or it ended without saying why it was finished. The same
+        may come out of `rest`, but for the timeout.
         """
         ...
 

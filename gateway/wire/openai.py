@@ -5,6 +5,7 @@ and fields yet unknown pass through untouched.
 """
 
 import base64
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeGuard
 
@@ -12,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.errors import BadRequest, UpstreamProtocolError
+from gateway.errors import BadRequest, UpstreamProtocolError, UpstreamUnavailable
 from gateway.messages import ChatEvent, ChatRequest, EmbedRequest, RagOptions, Turn, Usage
+from gateway.wire import refusals
 from regions.runtime import strict_json
 
 MAX_MESSAGES: Final = 2048
@@ -21,6 +23,8 @@ MAX_INPUTS: Final = 2048
 MAX_USAGE_TOKENS: Final = 1_000_000_000
 """More tokens than any answer has: a count beyond it, or below 0, is no count."""
 NULL: Final = msgspec.Raw(b"null")
+_BROKEN_OFF: Final = frozenset({"error", "insufficient_system_resource"})
+"""Reasons to finish that are none: some gateways' word for a failure, DeepSeek's for a lack of machines."""
 
 _Fields = dict[str, msgspec.Raw]
 
@@ -198,18 +202,38 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
 def decode_chunk(data: bytes, raw: bytes | None) -> ChatEvent:
     """One `chat.completion.chunk`, or a whole `chat.completion`, as an event.
 
-    Raises: UpstreamProtocolError: not a JSON object, or an error object inside the stream.
+    Raises: UpstreamProtocolError: not a JSON object of the dialect, or an error object of no known kind.
+    UpstreamRejected, UpstreamThrottled, UpstreamUnavailable: an error object, or a finish, that says so.
     """
     try:
         chunk = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamProtocolError(f"the upstream sent an event that is not JSON: {error}") from error
-    if chunk.get("error"):
-        raise UpstreamProtocolError(f"the upstream reported an error inside its answer: {_cause(chunk)}")
+    # Some servers tell an error without its wrapping: {"object": "error", "message": …, "code": …}.
+    bare = chunk if "choices" not in chunk and isinstance(chunk.get("message"), str) else None
+    if told := chunk.get("error") or bare:
+        raise refusals.in_answer(told, data) or UpstreamProtocolError(
+            "the upstream reported an error inside its answer", detail=refusals.excerpt(data)
+        )
     try:
-        return _event(chunk, raw)
+        event = _event(chunk, raw)
     except (AttributeError, TypeError, ValueError) as error:
         raise UpstreamProtocolError(f"the upstream sent an event of an unknown shape: {error}") from error
+    if event.finish_reason in _BROKEN_OFF:
+        raise UpstreamUnavailable(f"the upstream broke off its answer: {event.finish_reason}")
+    return event
+
+
+def as_chunk(event: ChatEvent) -> ChatEvent:
+    """A whole `chat.completion` as the only chunk of a stream."""
+    choices = []
+    for choice in event.chunk.get("choices") or ():
+        delta = dict(choice.get("message") or {})
+        if calls := delta.get("tool_calls"):
+            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
+        choices.append({**{k: v for k, v in choice.items() if k != "message"}, "delta": delta})
+    chunk = {**event.chunk, "object": "chat.completion.chunk", "choices": choices}
+    return dataclasses.replace(event, chunk=chunk, raw=None)
 
 
 def _event(chunk: dict[str, Any], raw: bytes | None) -> ChatEvent:
@@ -257,12 +281,6 @@ def open_choices(event: ChatEvent, open_: set[int], begun: set[int]) -> None:
         elif index not in begun:
             begun.add(index)
             open_.add(index)
-
-
-def _cause(chunk: Mapping[str, Any]) -> str:
-    error = chunk["error"]
-    text = error.get("message", "") if isinstance(error, dict) else str(error)
-    return str(text)[:300]
 
 
 def collect(events: Iterable[ChatEvent]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def in_answer(told: Any, body: bytes) -> GatewayError | None:
     """
     words = _words(told)
     status = next((int(word) for word in words if word in _STATUSES), 0)
-    message = f"the upstream reported an error inside its answer: {words[0] if words else 'unnamed'}"
+    message = "the upstream reported an error inside its answer"
     reason = _reason(words, told)
     if reason is not None:
         told_status = status if 400 <= status < 500 else _STATUS_OF[reason]

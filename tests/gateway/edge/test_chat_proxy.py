@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from tests.fakes.provider import DONE, ROLE, ScriptedProvider, Step, answer, chunk, usage_chunk
 from tests.gateway.running import Running, running_gateway, tenants_file
 
+TIMERS = {"first_content_s": 0.5, "gap_s": 0.5}
 MESSAGES = [{"role": "user", "content": "Who won?"}]
 
 
@@ -30,10 +31,13 @@ async def upstream(provider: ScriptedProvider) -> AsyncIterator[str]:
 @pytest.fixture
 async def gateway(tmp_path: Path, upstream: str) -> AsyncIterator[Running]:
     tenants_file(tmp_path)
-    section = {"kind": "openai", "base_url": upstream, "model": "gpt-4o", "gap_timeout_s": 0.5}
+    section = {"kind": "openai", "base_url": upstream, "model": "gpt-4o"}
     dead = {**section, "base_url": "http://127.0.0.1:1/v1"}
     config = {
-        "models": {"big": {"upstreams": [section], "max_attempts": 1}, "dead": {"upstreams": [dead]}},
+        "models": {
+            "big": {"upstreams": [section], "timers": TIMERS, "max_attempts": 1},
+            "dead": {"upstreams": [dead]},
+        },
         "server": {"body_limit_bytes": 100_000, "deadline_s": 5},
     }
     async with running_gateway(tmp_path, config) as running:
@@ -92,7 +96,7 @@ async def test_a_whole_answer_keeps_fields_we_do_not_know_and_is_priced(gateway:
     ("steps", "status", "code"),
     [
         ([Step(status=500)], 503, "upstream_unavailable"),
-        ([Step(status=429, headers={"Retry-After": "7"})], 503, "upstream_unavailable"),
+        ([Step(status=429, headers={"Retry-After": "7"})], 503, "upstream_throttled"),
         ([Step([b'{"error":{"message":"bad seed"}}'], status=400)], 400, None),
         ([Step(status=401)], 502, "upstream_rejected"),
         ([Step([b"<html>oops"], headers={"Content-Type": "text/html"})], 502, "upstream_protocol_error"),
@@ -163,7 +167,7 @@ async def test_a_caller_that_leaves_takes_the_upstream_call_with_it(
     response = await post(gateway, {"stream": True})
     await response.content.readuntil(b"Begun")
     response.close()
-    async with asyncio.timeout(0.4):  # less than gap_timeout_s, which would end the call too
+    async with asyncio.timeout(0.4):  # less than the timers, which would end the call too
         await provider.left.wait()
     await until_counted(gateway, "client_gone")
 
@@ -175,7 +179,7 @@ async def test_a_caller_that_leaves_before_content_does_so_too(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await post(gateway, {"stream": True})
-    async with asyncio.timeout(0.25):  # less than what is left of gap_timeout_s, which would end it too
+    async with asyncio.timeout(0.25):  # less than what is left of the timers, which would end it too
         await provider.left.wait()
     await until_counted(gateway, "client_gone")
     assert len(provider.seen) == 1

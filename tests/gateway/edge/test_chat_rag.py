@@ -20,6 +20,7 @@ from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+TIMERS = {"first_content_s": 0.5, "gap_s": 0.5}
 RECORDS = [
     {"_id": "curie", "text": "Marie Curie won the Nobel Prize in Physics in 1903.", "title": "Marie Curie"},
     {"_id": "hills", "text": "The Karst hills are made of limestone.", "url": "https://example.org/karst"},
@@ -50,7 +51,7 @@ class Rag:
 
 
 def config(node_url: str, upstream: str) -> dict[str, Any]:
-    section = {"kind": "openai", "base_url": upstream, "model": "gpt-4o", "gap_timeout_s": 0.5}
+    section = {"kind": "openai", "base_url": upstream, "model": "gpt-4o"}
     return {
         "indexes": {
             "docs": {
@@ -61,12 +62,16 @@ def config(node_url: str, upstream: str) -> dict[str, Any]:
         },
         "embedders": {"minilm": {"kind": "local"}},
         "models": {
-            "big": {"upstreams": [section]},
+            "big": {"upstreams": [section], "timers": TIMERS},
             "none": {},
             "dead": {"upstreams": [{**section, "base_url": "http://127.0.0.1:1/v1"}]},
             # An account and a breaker of its own for each way to fail: what one did says nothing of the next.
             **{
-                f"fails-{n}": {"upstreams": [{**section, "account": f"fails-{n}"}], "max_attempts": 1}
+                f"fails-{n}": {
+                    "upstreams": [{**section, "account": f"fails-{n}"}],
+                    "timers": TIMERS,
+                    "max_attempts": 1,
+                }
                 for n in range(len(FAILURES))
             },
         },

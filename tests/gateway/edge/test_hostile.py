@@ -17,6 +17,7 @@ from gateway.logs import quiet_libraries
 from tests.fakes.provider import DONE, ROLE, ScriptedProvider, Step, answer, chunk, usage_chunk
 from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
+TIMERS = {"first_content_s": 0.5, "gap_s": 0.5}
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "Who won?"}]}
 GOOD = msgspec.json.encode(BODY)
@@ -31,8 +32,9 @@ def provider() -> ScriptedProvider:
 @asynccontextmanager
 async def gateway_before(url: str, directory: Path) -> AsyncIterator[Running]:
     tenants_file(directory)
-    section = {"kind": "openai", "base_url": url, "model": "gpt-4o", "gap_timeout_s": 0.5}
-    config = {"models": {"big": {"upstreams": [section], "max_attempts": 1}}, "server": {"deadline_s": 5}}
+    section = {"kind": "openai", "base_url": url, "model": "gpt-4o"}
+    big = {"upstreams": [section], "timers": TIMERS, "max_attempts": 1}
+    config = {"models": {"big": big}, "server": {"deadline_s": 5}}
     async with running_gateway(directory, config) as running:
         yield running
 

@@ -1,0 +1,136 @@
+"""HTTP to one LLM endpoint: pooled connections, a bounded wait to reach it, and an end at once when left.
+
+What holds: a pooled connection that the endpoint had already closed costs one silent repetition, if no
+byte of an answer had come; nothing else is repeated here. A connection that is given up before its answer
+was read is aborted, also while the answer's head is awaited: after a mere close, TLS would wait for the
+other side, under uvloop up to 30 s, and go on downloading meanwhile.
+"""
+
+import io
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
+
+KEEP_ALIVE_S: Final = 60.0
+
+
+class UpstreamHttp:
+    """Connections to one endpoint. `name` is said in errors; `ca` (PEM) replaces the usual authorities."""
+
+    def __init__(self, name: str, *, connect_timeout_s: float, ca: str | None = None) -> None:
+        self._name, self._connect_timeout_s = name, connect_timeout_s
+        self._tls: ssl.SSLContext | bool = True if ca is None else ssl.create_default_context(cadata=ca)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        # No limit on connections: in-flight requests are bounded at the edge, and a pool that is full
+        # would queue where nobody sees it.
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reuse)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=self._tls),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            response_class=_AbortedWhenLeft,
+            # Compression would hold tokens back until a block of them is full.
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
+        """The answer's head; whoever takes it calls `leave`. Raises: UpstreamUnavailable: not reached."""
+        if self._session is None:
+            raise UpstreamUnavailable(f"{self._name}: not started")
+        try:
+            try:
+                return await self._send(self._session, url, headers, body)
+            except _StaleConnection:
+                return await self._send(self._session, url, headers, body)
+        except aiohttp.ServerTimeoutError as error:
+            raise UpstreamUnavailable(f"{self._name}: could not be reached in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnavailable(
+                f"{self._name}: could not be reached", detail=f"{type(error).__name__}: {error}"[:300]
+            ) from error
+
+    async def _send(
+        self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        seen = SimpleNamespace(reused=False)
+        try:
+            return await session.post(
+                url,
+                data=io.BytesIO(body),
+                headers={**headers, "Content-Length": str(len(body))},
+                allow_redirects=False,
+                trace_request_ctx=seen,
+            )
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if seen.reused and not isinstance(error, aiohttp.ClientConnectorError):
+                raise _StaleConnection(str(error)) from error
+            raise
+
+    async def body(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises: UpstreamUnavailable: broken off. UpstreamProtocolError: no HTTP."""
+        while True:
+            try:
+                part = await response.content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                raise UpstreamUnavailable(
+                    f"{self._name}: broke off inside its answer", detail=str(error)[:300]
+                ) from error
+            except HttpProcessingError as error:
+                raise UpstreamProtocolError(
+                    f"{self._name}: its answer stopped being HTTP", detail=str(error)[:300]
+                ) from error
+            if not part:
+                return
+            yield part
+
+
+def leave(response: aiohttp.ClientResponse) -> None:
+    """Done with an answer: one that was read to its end gives its connection back, any other ends it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+class _AbortedWhenLeft(aiohttp.ClientResponse):
+    """An answer whose connection is aborted rather than closed."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        try:
+            return await super().start(connection)
+        except BaseException:
+            _abort(connection)
+            raise
+
+    def close(self) -> None:
+        if self.connection is not None:
+            _abort(self.connection)
+        super().close()
+
+
+def _abort(connection: Connection) -> None:
+    if connection.transport is not None:
+        connection.transport.abort()
+
+
+class _StaleConnection(aiohttp.ClientError):
+    """A pooled connection turned out to be closed before any byte of an answer."""
+
+
+async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.reused = True
