@@ -28,6 +28,8 @@ HOME, NEAR, FAR = plan.REGIONS
 CLEAR_S: Final = 5.0
 PATIENCE_S: Final = 120.0
 NAMESPACES: Final = 8
+WRITES_PER_S: Final = 25
+"""Of one writer; three ids each, on average."""
 IDS: Final = 60
 """Of one writer."""
 DELETES: Final = 0.3
@@ -72,7 +74,10 @@ class Account:
 
 
 class Writer:
-    """Writes its own ids through one gateway, one request after the other."""
+    """Writes its own ids through one gateway, one request after the other, `WRITES_PER_S` at most.
+
+    At full speed writers would take whatever the machine has, and a backlog would measure the scheduler.
+    """
 
     def __init__(self, rig: Rig, place: Place, name: str, journal: Path, rng: Random) -> None:
         self._rig, self._place, self._rng = rig, place, rng
@@ -83,7 +88,11 @@ class Writer:
         self.told: Counter[str] = Counter()
 
     async def run(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
         while not stop.is_set():
+            await asyncio.sleep(due_s - loop.time())
+            due_s = max(due_s, loop.time() - 1.0) + 1 / WRITES_PER_S
             self._number += 1
             is_delete = self._rng.random() < DELETES
             ids = self._rng.sample(self._ids, self._rng.randint(1, 5))

@@ -18,7 +18,7 @@ from random import Random
 from typing import Final
 
 from bench import chaos_damage
-from bench.campaign import FAR, HOME, NEAR, Account, Campaign, say
+from bench.campaign import FAR, HOME, NEAR, WRITES_PER_S, Account, Campaign, say
 from bench.chaos_promotion import forced_promotion
 from bench.three_regions import running
 
@@ -75,6 +75,7 @@ def report(account: Account) -> str:
     lines = [
         "# Three regions, killed, cut and damaged under writes",
         "",
+        f"Writers at each gateway, {WRITES_PER_S} writes a second each, of one to five ids. "
         f"{told['acked']} writes acknowledged, {told['refused']} refused, {told['unknown']} unanswered.",
         f"Killed with SIGKILL: {', '.join(account.killed) or 'nothing'}.",
         "",
