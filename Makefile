@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication retrieval kill-node sim chaos lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication retrieval kill-node faults sim chaos lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ retrieval: $(VENV)/.dev  ## Retrieval quality on the bundled questions
 
 kill-node: $(VENV)/.dev  ## Kill the node 50 times under writes; count what is lost
 	@$(BIN)/python -m bench.node_kill $(ARGS)
+
+faults: $(VENV)/.dev  ## Make LLM endpoints and all else fail; judge what callers get
+	@$(BIN)/python -m tests.faults.llm $(ARGS)
 
 sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),1000)

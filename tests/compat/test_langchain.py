@@ -8,7 +8,6 @@ import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from pydantic import SecretStr
 
 from tests.compat.scripted import CALL_ID, TOOL, refusal, silence, tool_call
 from tests.compat.sdk import Flavour
@@ -168,13 +167,14 @@ async def test_the_callers_own_timeout_is_kept(models: Models, servers: Servers)
 
 async def test_embeddings_are_the_models(servers: Servers) -> None:
     with openai.DefaultHttpxClient() as client:
-        embeddings = OpenAIEmbeddings(
-            model="minilm",
-            api_key=SecretStr(KEY),
-            base_url=f"{servers.gateway_url}/v1",
-            check_embedding_ctx_length=False,  # or it would fetch a tokenizer's files
-            max_retries=0,
-            http_client=client,
-        )
+        options: dict[str, Any] = {
+            "model": "minilm",
+            "api_key": KEY,
+            "base_url": f"{servers.gateway_url}/v1",
+            "check_embedding_ctx_length": False,  # or it would fetch a tokenizer's files
+            "max_retries": 0,
+            "http_client": client,
+        }
+        embeddings = OpenAIEmbeddings(**options)
         one, two = await asyncio.to_thread(embeddings.embed_documents, ["a text", "another"])
     assert (len(one), len(two)) == (DIMENSION, DIMENSION)

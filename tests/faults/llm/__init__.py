@@ -7,5 +7,7 @@ rig.py         a real gateway before a primary and a fallback
 verdicts.py    checks on conduct, and what makes a scenario pass, partial, safe or fail; pure
 published.py   the 16 scenarios of failoverbench
 failures.py    ours, for the failure modes that others shipped
+gate.py        a TCP gate that refuses or falls silent
+outage.py      everything behind the gateway down, in turn and at once, under load
 campaign.py    every scenario in every mode; `make faults` prints its table
 """

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.faults.llm import outage
 from tests.faults.llm.campaign import SCENARIOS, is_good, run, table, totals
 
 REPORT: Final = Path(__file__).parents[3] / "bench" / "results" / "faults.md"
@@ -22,6 +23,13 @@ check on conduct holds. partial: the same, but an advisory check failed. safe: n
 error, and every required check holds. fail: a hang, a truncated or altered answer shown as success, or a
 required check failed. Attempts are those on the primary + those on the fallback, the most of any mode.
 """
+ABOUT_OUTAGE: Final = f"""## Everything behind it down, in turn and at once
+
+{outage.CALLERS} callers ask at the same time, live, whole and not streamed, each with a deadline of
+{outage.DEADLINE_S:g} s, while one thing is down for {outage.PHASE_S:g} s; then it comes back. degraded: an
+answer that says so (an excerpt, or a search by words alone). wrong: a hang, a broken connection, an answer
+later than its deadline, or one that falls short and does not say so.
+"""
 
 
 def main() -> int:
@@ -31,11 +39,16 @@ def main() -> int:
     scenarios = [s for s in SCENARIOS if not chosen or any(s.id.startswith(id_) for id_ in chosen)]
     with tempfile.TemporaryDirectory(prefix="meridian-faults-") as scratch:
         results = asyncio.run(run(scenarios, Path(scratch)))
-    report = f"{table(results)}\n\n{totals(results)}\n"
-    print(report)
-    if not chosen:
-        REPORT.write_text(f"{ABOUT}\n{report}")
-    return 0 if all(is_good(result) for result in results) else 1
+        report = f"{table(results)}\n\n{totals(results)}\n"
+        print(report)
+        if chosen:
+            return 0 if all(map(is_good, results)) else 1
+        phases = asyncio.run(outage.run(Path(scratch)))
+    down = outage.table(phases)
+    print(down)
+    REPORT.write_text(f"{ABOUT}\n{report}\n{ABOUT_OUTAGE}\n{down}\n")
+    has_wrong = any(phase.wrong or phase.recovered_s is None for phase in phases)
+    return 0 if all(map(is_good, results)) and not has_wrong else 1
 
 
 if __name__ == "__main__":

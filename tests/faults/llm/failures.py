@@ -33,6 +33,7 @@ from tests.faults.llm.verdicts import (
     resent_whole,
     within,
 )
+from tests.faults.llm.wall import Act, Call
 
 CALLERS: Final = 50
 RELEASED_S: Final = 1.0
@@ -60,8 +61,8 @@ async def crowd(rig: Rig) -> Played:
     return outcomes, {"attempts": len(rig.primary.attempts) + len(rig.fallback.attempts)}
 
 
-def late_refusal(delay_s: float) -> acts.Act:
-    async def act(call: acts.Call) -> None:
+def late_refusal(delay_s: float) -> Act:
+    async def act(call: Call) -> None:
         await asyncio.sleep(delay_s)
         await acts.refuse(503)(call)
 
@@ -161,6 +162,7 @@ DEEPSEEK_USAGE: Final = {
     "prompt_cache_miss_tokens": 100,
 }
 CARD: Final = {"input_usd": 1.0, "output_usd": 2.0, "cached_input_usd": 0.1, "window_tokens": 128_000}
+SLOW: Final = acts.well(first_s=0.5)
 COMMENTED: Final = Check("comments kept the caller's line warm", lambda run: run.last.comments >= 2)
 NO_RESCUE_NEEDED: Final = (primary(1, 1), fallback(0, 0))
 
@@ -262,7 +264,7 @@ OWN: Final = (
     Scenario(
         "F11a",
         "callers' own deadlines pass",
-        Setup((acts.well(first_s=0.5),), timers={"first_content_s": 3}),
+        Setup((SLOW,), fallback=(SLOW,), timers={"first_content_s": 3}),
         [fact("hasty callers told so", bool), fact("served by", lambda model: model == PRIMARY)],
         play=hasty_callers,
     ),

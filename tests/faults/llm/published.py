@@ -24,6 +24,7 @@ from tests.faults.llm.verdicts import (
     resent_whole,
     within,
 )
+from tests.faults.llm.wall import Act, Call
 
 STREAMED: Final = (Mode.LIVE, Mode.WHOLE)
 WELL: Final = acts.well()
@@ -51,11 +52,11 @@ async def flapping(rig: Rig) -> Played:
     }
 
 
-def down_for(seconds: float) -> acts.Act:
+def down_for(seconds: float) -> Act:
     """503 for so long after the first attempt, then well."""
     began_s: dict[str, float] = {}
 
-    async def act(call: acts.Call) -> None:
+    async def act(call: Call) -> None:
         now_s = asyncio.get_running_loop().time()
         is_down = now_s - began_s.setdefault(call.attempt.upstream, now_s) < seconds
         await (acts.refuse(503) if is_down else WELL)(call)
