@@ -10,6 +10,7 @@ from typing import Any
 from gateway.config import ReadsConfig, WritesConfig
 from gateway.context import RequestContext
 from gateway.messages import Source
+from gateway.policies.breaker import Breakers, BreakerTerms
 from gateway.stages import nearest_read
 from gateway.stages.append_write import AppendWrite
 from gateway.stages.fresh_read import FreshRead
@@ -63,6 +64,8 @@ class Rig:
     world: World
     gateways: dict[RegionId, Gateway]
     nodes: dict[RegionId, "Cut"]
+    node: NodeClient
+    """The process behind them all; each region has an index of its own there."""
 
     def __getitem__(self, region: RegionId) -> Gateway:
         return self.gateways[region]
@@ -83,6 +86,28 @@ class Rig:
                 5,
             )
 
+    async def lose_index(self, region: RegionId) -> None:
+        """Delete a region's index."""
+        await self.node.ok("DELETE", f"/indexes/docs-{region}")
+
+    async def remake_index(self, region: RegionId) -> None:
+        """Make it anew, empty."""
+        await make_index(self.node, f"docs-{region}")
+
+    async def mark(self, region: RegionId) -> None:
+        """Have the region's followers tell by what they know its index, as it is now."""
+        replica = self.world[region].replica
+        await replica.describe(timeout_s=5)
+        told = replica.incarnation
+        assert told is not None
+        for shard in range(SHARDS):
+            await self.world[region].remember(US, shard, {DOCS: told})
+        for gateway in self.gateways.values():
+            assert await gateway.live.until(
+                lambda t: t.standing(NAMESPACE, region, 0).marker == told,
+                5,
+            )
+
     async def acknowledged(self, *ids: str, at: RegionId = US) -> Lsn:
         """A write that was taken; its position."""
         written = await self[at].write(context(), upsert(*ids))
@@ -100,7 +125,8 @@ class Cut:
         self.port = 0
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        """Carry; after a `kill`, again on the same port."""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def kill(self) -> None:
@@ -135,8 +161,11 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 @asynccontextmanager
-async def rig(directory: Path) -> AsyncIterator[Rig]:
-    """One node with an index for each region, behind a wire for each; the stages of three gateways."""
+async def rig(directory: Path, terms: BreakerTerms | None = None) -> AsyncIterator[Rig]:
+    """One node with an index for each region, behind a wire for each; the stages of three gateways.
+
+    Each gateway has breakers of its own, under `terms`.
+    """
     async with AsyncExitStack() as stack:
         node: NodeClient = await stack.enter_async_context(running_node(directory))
         cuts: dict[RegionId, Cut] = {}
@@ -163,14 +192,16 @@ async def rig(directory: Path) -> AsyncIterator[Rig]:
             near_first = [here, *(region for region in ALL if region != here)]
             for place, region in enumerate(near_first):
                 live.took(DOCS, region, 0.001 + 0.1 * place)
+            breakers = Breakers(terms)
             read = FreshRead(
                 {DOCS: [Candidate(region, replica(region, cuts[region].port)) for region in near_first]},
                 live,
                 READS,
+                breakers,
             )
             fences = Fences(live.logs, lambda live=live: live.topology)  # type: ignore[misc]
-            gateways[here] = Gateway(live, read, AppendWrite(live, fences, read, WRITES))
-        made = Rig(world, gateways, cuts)
+            gateways[here] = Gateway(live, read, AppendWrite(live, fences, read, WRITES, breakers))
+        made = Rig(world, gateways, cuts, node)
         await world.beat()
         await made.settle()
         yield made
