@@ -17,6 +17,7 @@ from regions.node.config import NodeConfig
 from regions.node.main import run_node
 from regions.runtime import lifecycle
 from tests.fakes.embeddings import DIMENSION, ScriptedEmbeddings
+from tests.fakes.provider import ScriptedProvider, Step, answer
 from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
 RECORDS = [
@@ -32,6 +33,7 @@ class Rig:
     gateway: Running
     first: ScriptedEmbeddings
     second: ScriptedEmbeddings
+    provider: ScriptedProvider
 
     async def search(self, text: str, index: str = "docs") -> tuple[aiohttp.ClientResponse, list[str]]:
         """The answer, and the ids found."""
@@ -43,12 +45,12 @@ class Rig:
         body = await response.json()
         return response, [hit["_id"] for hit in body.get("result", {}).get("hits", [])]
 
-    async def ask(self, **rag: Any) -> aiohttp.ClientResponse:
-        body = {"model": "snippets", "messages": QUESTION, "rag": rag}
+    async def ask(self, model: str = "snippets", **rag: Any) -> aiohttp.ClientResponse:
+        body = {"model": model, "messages": QUESTION, "rag": rag}
         return await self.gateway.session.post(f"{self.gateway.url}/v1/chat/completions", json=body)
 
 
-def config(node_url: str, *endpoints: str) -> dict[str, Any]:
+def config(node_url: str, model_url: str, *endpoints: str) -> dict[str, Any]:
     def index(**more: Any) -> dict[str, Any]:
         replica = {"region": "us-east", "kind": "pinecone", "url": f"{node_url}/i/docs"}
         return {"dimension": DIMENSION, "embedder": "it", "replicas": [replica], **more}
@@ -59,6 +61,7 @@ def config(node_url: str, *endpoints: str) -> dict[str, Any]:
     return {
         "indexes": {"docs": index(), "dense": index(sparse=False)},
         "embedders": {"it": {**meant, "query_s": 0.2, "fallbacks": others}},
+        "models": {"big": {"upstreams": [{"kind": "openai", "base_url": model_url, "model": "gpt-4o"}]}},
         "server": {"deadline_s": 5},
     }
 
@@ -67,14 +70,14 @@ def config(node_url: str, *endpoints: str) -> dict[str, Any]:
 async def it(tmp_path: Path) -> AsyncIterator[Rig]:
     tenants_file(tmp_path, index="docs", namespace="facts")
     port, stop_node = lifecycle.free_port(), asyncio.Event()
-    first, second = ScriptedEmbeddings(), ScriptedEmbeddings()
+    first, second, provider = ScriptedEmbeddings(), ScriptedEmbeddings(), ScriptedProvider()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         group.create_task(run_node(NodeConfig(data_dir=tmp_path / "node", port=port), stop_node))
         stack.callback(stop_node.set)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         await make_index(session, f"http://127.0.0.1:{port}")
         urls = []
-        for script in (first, second):
+        for script in (provider, first, second):
             server = TestServer(script.application(), handler_cancellation=True, shutdown_timeout=0.1)
             await stack.enter_async_context(server)
             urls.append(str(server.make_url("/v1")))
@@ -86,7 +89,7 @@ async def it(tmp_path: Path) -> AsyncIterator[Rig]:
             f"{gateway.url}/i/docs/records/namespaces/facts/upsert", data=lines, headers={"Api-Key": KEY}
         ) as response:
             assert response.status == 201, await response.text()
-        yield Rig(gateway, first, second)
+        yield Rig(gateway, first, second, provider)
 
 
 async def make_index(session: aiohttp.ClientSession, url: str) -> None:
@@ -125,11 +128,19 @@ async def test_with_no_endpoint_left_records_are_found_by_their_words_and_the_an
     assert found == ["hills"], "what shares no word with the question is not found"
 
 
-async def test_a_chat_over_passages_that_were_found_by_words_says_so(it: Rig) -> None:
+async def test_a_models_answer_over_passages_that_were_found_by_words_is_marked(it: Rig) -> None:
     it.first.status = it.second.status = 500
-    response = await it.ask(mode="snippets")
+    it.provider.steps = [Step(answer("Of limestone [1]."))]
+    response = await it.ask("big")
     body = await response.json()
-    assert response.status == 200
+    assert body["choices"][0]["message"]["annotations"]
+    assert response.headers["x-meridian-degraded"] == SPARSE_ONLY
+    assert body["degraded"] == {"kind": "sparse_only", "reason": "embedder_unavailable"}
+
+
+async def test_excerpts_can_be_made_of_passages_that_were_found_by_words(it: Rig) -> None:
+    it.first.status = it.second.status = 500
+    body = await (await it.ask()).json()
     assert "limestone" in body["choices"][0]["message"]["content"]
 
 
@@ -156,7 +167,7 @@ async def test_operators_see_the_breakers_of_the_endpoints(it: Rig) -> None:
 
 
 def test_a_fallback_whose_vectors_cannot_be_compared_is_a_configuration_error() -> None:
-    sections = config("http://127.0.0.1:1", "http://127.0.0.1:2/v1", "http://127.0.0.1:3/v1")
+    sections = config(*(f"http://127.0.0.1:{port}/v1" for port in range(1, 5)))
     sections["embedders"]["it"]["fallbacks"][0]["model"] = "other"
     loaded = GatewayConfig.model_validate(
         {"region": "us-east", "tenants": {"pepper": "file:pepper"}, **sections}
