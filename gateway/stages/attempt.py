@@ -62,7 +62,7 @@ class Attempt:
         timers = self._timers.get(call.request.model, Timers())
         watch = Watch(timers, ctx.clock(), call.give_up_s if call.is_held else ctx.deadline_s)
         opened = await self._open(ctx, call, meter, timers)
-        meter.opened()
+        meter.opened(opened.limits)
         for event in opened.head:
             meter.count(event)
             _see(watch, event, ctx.clock())

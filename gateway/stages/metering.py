@@ -17,6 +17,7 @@ from gateway.policies.breaker import Permit
 from gateway.policies.failures import WELL, FailureClass, classify
 from gateway.policies.health import Health
 from gateway.stages.base import UpstreamCall
+from gateway.wire.rate_limits import RateLimits
 
 
 def spent_usd(ctx: RequestContext) -> float:
@@ -39,12 +40,19 @@ class Metering:
             route=call.request.model, model=call.upstream.model, passages=call.request.passages
         )
 
-    def opened(self) -> None:
-        """The first content came."""
+    def opened(self, limits: RateLimits | None) -> None:
+        """The first content came, and what the upstream's rate headers say is left."""
         now_s = self._ctx.clock()
         self.facts.ttft_s = self._ctx.elapsed_s()
         self._ctx.trail.took("llm_first_token", now_s - self._started_s)
         self._health.answered(self._call.upstream, now_s, now_s - self._started_s)
+        if limits is not None:
+            self._health.told_limits(
+                self._call.upstream,
+                now_s,
+                requests=_pair(limits.remaining_requests, limits.reset_requests_s),
+                tokens=_pair(limits.remaining_tokens, limits.reset_tokens_s),
+            )
 
     def count(self, event: ChatEvent) -> None:
         """An event came."""
@@ -136,3 +144,8 @@ class Metering:
         if prompt is None:
             prompt = sum(tokens.count(turn.text) for turn in self._call.request.turns)
         return Usage(input_tokens=prompt, output_tokens=tokens.count(text))
+
+
+def _pair(remaining: int | None, reset_s: float | None) -> tuple[float, float] | None:
+    """What is left and until when; None when either is not told."""
+    return None if remaining is None or reset_s is None else (remaining, reset_s)
