@@ -162,6 +162,7 @@ def write_gateway_config(
     (directory / "tenants.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
     replica = {"region": "us-east", "kind": "pinecone", "url": index_url, "api_key": "file:node.key"}
     index = {"dimension": DIMENSION, "embedder": "minilm", "replicas": [replica]}
+    scripted = {"kind": "openai", "model": "gpt-4o", "base_url": llm_url}
     config: dict[str, Any] = {
         "region": "us-east",
         "server": {"port": port, "operators_port": operators_port, "drain_s": 1},
@@ -169,7 +170,9 @@ def write_gateway_config(
         "embedders": {"minilm": {"kind": "local"}},
         "indexes": {INDEX: index, "elsewhere": index},
         "models": {
-            "scripted": {"upstreams": [{"kind": "openai", "model": "gpt-4o", "base_url": llm_url}]},
+            # Tests make it fail on purpose, one after the other: its breaker would end them.
+            "scripted": {"upstreams": [scripted], "breaker": {"min_failures": 1000}},
+            "locked": {"upstreams": [{**scripted, "account": "locked"}]},
             "silent": {"upstreams": []},
         },
         "log": {"level": "info", "format": "json"},

@@ -121,7 +121,7 @@ async def test_a_stream_that_breaks_is_an_error_and_no_short_answer(
 async def test_a_model_that_fails_is_answered_for_by_excerpts(
     client: Client, servers: Servers, library: str
 ) -> None:
-    servers.provider.steps.append(Step(status=503, headers={}))
+    servers.provider.steps[:] = [Step(status=503, headers={})] * 3
     answer = await client.chat(extra_body=rag(library))
     assert answer.model == "snippets"
     assert "Bizet" in answer.choices[0].message.content
@@ -140,7 +140,7 @@ async def test_a_model_without_an_upstream_answers_by_excerpts(client: Client, l
 async def test_a_caller_who_takes_no_excerpt_gets_an_error(
     client: Client, servers: Servers, library: str
 ) -> None:
-    servers.provider.steps.append(Step(status=503, headers={}))
+    servers.provider.steps[:] = [Step(status=503, headers={})] * 3
     with pytest.raises(openai.InternalServerError) as caught:
         await client.chat(extra_body=rag(library, degrade="never"))
     assert caught.value.status_code == 503
@@ -263,7 +263,6 @@ async def test_a_whole_answer_holds_the_tool_calls_of_the_stream_behind_it(
         (refusal(400, "content_filter"), openai.BadRequestError, 400, "content_filter"),
         (refusal(400, "context_length_exceeded"), openai.BadRequestError, 400, "context_length_exceeded"),
         (refusal(422, "bad_seed"), openai.UnprocessableEntityError, 422, "bad_seed"),
-        (refusal(401, "invalid_api_key"), openai.InternalServerError, 502, "upstream_rejected"),
     ],
 )
 async def test_the_status_and_the_code_of_a_refusal_reach_the_sdk(
@@ -275,11 +274,22 @@ async def test_the_status_and_the_code_of_a_refusal_reach_the_sdk(
     status: int,
     code: str,
 ) -> None:
-    servers.provider.steps[:] = [step] * 3
+    servers.provider.steps[:] = [step]
     with pytest.raises(error) as caught:
         await client.chat(stream=stream, extra_body={"rag": {"mode": "off"}})
     assert (caught.value.status_code, caught.value.code) == (status, code)
     assert caught.value.request_id
+
+
+async def test_our_own_account_being_refused_is_no_matter_of_the_callers_key(
+    client: Client, servers: Servers
+) -> None:
+    servers.provider.steps[:] = [refusal(401, "invalid_api_key")]
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat(model="locked", extra_body={"rag": {"mode": "off"}})
+    # The first caller finds it out; from then on that account is asked nothing for a while.
+    assert caught.value.code in ("upstream_rejected", "upstream_unavailable")
+    assert "api_key" not in str(caught.value)
 
 
 @pytest.mark.parametrize("stream", [True, False])
