@@ -94,6 +94,10 @@ class Epochs(Protocol):
         """The terms of these indexes at that home that were ended by force, as far as is known."""
         ...
 
+    def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
+        """Whether these indexes never had another home, nor that home another stream, as far as is known."""
+        ...
+
     async def ready(self, index: IndexName, epoch: Epoch) -> None:
         """Return when everything of the epochs before is applied in this region."""
         ...
@@ -119,7 +123,9 @@ class Driver:
         self._route, self._log, self._epochs, self._pacers = route, log, epochs, pacers
         self._writer, self._pace = writer, pace
         self.follower = Follower(writer, pace, is_home=route.home == route.here.region)
-        self._snapshots = Snapshots(route, log)
+        self._snapshots = Snapshots(
+            route, log, lambda stream: epochs.is_only_stream(route.home, route.shard, route.indexes, stream)
+        )
         self._markers = Markers(
             f"{route.home}.{route.shard}", {index: route.here.replicas[index] for index in route.indexes}
         )

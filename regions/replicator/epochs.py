@@ -48,6 +48,17 @@ class LiveEpochs:
             if term.is_forced and term.region == home and shard < len(term.ends)
         ]
 
+    def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
+        homes = self._live.topology.homes
+        return all(
+            index in homes
+            and all(
+                term.region == home and term.streams[shard : shard + 1] == [stream]
+                for term in homes[index].terms
+            )
+            for index in indexes
+        )
+
     async def fence(self, index: IndexName) -> Fence:
         """The right to append to the index at its home. Raises: LogUnavailable, StaleEpoch."""
         fence, log = await self._fences.fence(index, timeout_s=FENCE_S)

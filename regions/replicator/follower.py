@@ -4,8 +4,8 @@ Pure: no clock, no network; `step` is handed what happened and the loop's time, 
 returns what to do. States and the events each one takes (any other raises `IllegalMove`):
 
     PROBING     Probed                    -> STREAMING, RESYNCING      what stands is not known yet
-    RESYNCING   Surveyed, Adopted         -> STREAMING                 what to copy is not known yet
-    STREAMING   all but those three                                    every namespace has its own lane
+    RESYNCING   Surveyed, Adopted, Alone  -> STREAMING                 what to copy is not known yet
+    STREAMING   all but those four                                     every namespace has its own lane
 
 `Leased`, `Saved`, `Marked` and `Tick` are taken everywhere. What holds:
 
@@ -75,7 +75,7 @@ _STREAMING: Final = (
 )
 LEGAL: Final[dict[Phase, tuple[type[Event], ...]]] = {
     Phase.PROBING: (moves.Probed, *_ANYWHERE),
-    Phase.RESYNCING: (moves.Surveyed, moves.Adopted, *_ANYWHERE),
+    Phase.RESYNCING: (moves.Surveyed, moves.Adopted, moves.Alone, *_ANYWHERE),
     Phase.STREAMING: (*_STREAMING, *_ANYWHERE),
 }
 
@@ -206,6 +206,8 @@ class Follower:
                 self._on_surveyed(event, now_s)
             case moves.Adopted():
                 self._on_adopted(now_s)
+            case moves.Alone():
+                self._on_alone(now_s)
             case moves.Marked():
                 self._markers = event.markers
                 self._save_soon()
@@ -291,6 +293,18 @@ class Follower:
         for lane in self._lanes.values():
             lane.applied = lane.queryable = self._received
             lane.invisible.clear()
+        self._begin_reading(now_s)
+
+    def _on_alone(self, now_s: float) -> None:
+        """Apply the whole log once more, over what was emptied: until an entry is read, nothing is known."""
+        shard = self._shard
+        if shard is None:
+            raise IllegalMove("nothing was probed")
+        self.phase = Phase.STREAMING
+        self._incarnation, self._received, self._received_s = shard.incarnation, shard.origin - 1, 0.0
+        self._lanes.clear()
+        self._gates.clear()
+        self._epochs.clear()
         self._begin_reading(now_s)
 
     def _begin_reading(self, now_s: float) -> None:

@@ -45,6 +45,10 @@ class Adopted(msgspec.Struct, frozen=True):
     """The stream is new, and nobody got further in the lost one: the new one goes on from ours."""
 
 
+class Alone(msgspec.Struct, frozen=True):
+    """There is no other replica to copy from, and the shard holds all that ever was: begin from nothing."""
+
+
 class Leased(msgspec.Struct, frozen=True):
     """We are the region's applier until then (loop time)."""
 
@@ -155,6 +159,7 @@ Event = (
     Probed
     | Surveyed
     | Adopted
+    | Alone
     | Marked
     | Leased
     | Received
@@ -220,7 +225,7 @@ class AwaitEpoch(msgspec.Struct, frozen=True):
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """Find the most advanced other replica that received at least so much -> Surveyed, Adopted.
+    """Find the most advanced other replica that received at least so much -> Surveyed, Adopted, Alone.
 
     `progress` is our own, which may be of another incarnation than the shard is now; `indexes` are those to
     be copied, None: all that are in the shard.

@@ -12,7 +12,7 @@ from typing import Final
 
 from regions.changes import Change, CreateNamespace, Delete, DropNamespace, Upsert
 from regions.errors import LogUnavailable, ReplicaAhead, ReplicaError, ReplicaRejected
-from regions.logs.base import Log
+from regions.logs.base import Log, ShardState
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, sequence_of
 from regions.registers.base import Registers
@@ -29,6 +29,8 @@ _PAGE: Final = 100
 
 Write = Callable[[NamespaceRef, Change, Lsn], Awaitable[Lsn | None]]
 """Changes our own index, under the lease and at its pace, until it is done."""
+IsHistory = Callable[[str], bool]
+"""Whether a stream of that incarnation is the only one that the route's indexes ever had there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,17 @@ class Route:
 class Snapshots:
     """Finds sources and copies from them, for one route."""
 
-    def __init__(self, route: Route, log: Log) -> None:
-        self._route, self._log = route, log
+    def __init__(self, route: Route, log: Log, is_history_of: IsHistory = lambda _: False) -> None:
+        self._route, self._log, self._is_history_of = route, log, is_history_of
         self._key = progress_key(route.home, route.shard)
 
     # --- Which source ------------------------------------------------------------------------
 
-    async def survey(self, effect: moves.Survey) -> moves.Surveyed | moves.Adopted:
-        """The most advanced other replica and all there is to copy; waits until somebody can be one."""
+    async def survey(self, effect: moves.Survey) -> moves.Surveyed | moves.Adopted | moves.Alone:
+        """The most advanced other replica and all there is to copy; waits until somebody can be one.
+
+        Where there is no other replica, the log is what there is: as long as it is whole.
+        """
         while True:
             try:
                 told = {site.region: await self._progress(site) for site in self._route.others}
@@ -70,6 +75,8 @@ class Snapshots:
                     return await self._surveyed(*best, effect)
                 if self._is_ahead(told, effect):
                     return moves.Adopted()
+                if not self._route.others and self._is_whole(effect.shard):
+                    return moves.Alone()
             except (LogUnavailable, ReplicaError):
                 pass  # whoever does not answer may be the most advanced: ask again
             await asyncio.sleep(_AGAIN_S)
@@ -98,6 +105,10 @@ class Snapshots:
             or (progress.incarnation == effect.progress.incarnation and (progress.received, region) <= mine)
             for region, progress in told.items()
         )
+
+    def _is_whole(self, shard: ShardState) -> bool:
+        """Whether nothing was trimmed, and nothing went before in another stream."""
+        return shard.first == shard.origin and self._is_history_of(shard.incarnation)
 
     async def _surveyed(self, site: Site, progress: Progress, effect: moves.Survey) -> moves.Surveyed:
         found = {namespace_of(key) for key in (*progress.behind, *effect.progress.behind)}

@@ -187,6 +187,9 @@ class Epochs:
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         return ()
 
+    def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
+        return False
+
     async def ready(self, index: IndexName, epoch: Epoch) -> None:
         """At once."""
 

@@ -540,6 +540,18 @@ def test_a_stream_made_anew_goes_on_from_the_best_copy() -> None:
     assert story.one(moves.Read).after == 0
 
 
+def test_who_is_alone_with_a_wiped_index_applies_the_whole_log_once_more() -> None:
+    story = Story(at(20), wiped=[INDEX])
+    story.tell(moves.Alone())
+    assert story.one(moves.Read).after == 0
+    told = story.follower.progress
+    assert (told.received, told.received_s, told.epochs, told.is_resyncing) == (0, 0.0, {}, False)
+    story.tell(moves.Received(entry(1, EpochOpened(), NamespaceRef(INDEX, ""), Epoch(1))))
+    story.tell(moves.EpochReady(INDEX, Epoch(1)))
+    story.hear(2, put("x"))
+    assert story.one(moves.Apply).call.change == put("x")
+
+
 # --- Epochs ---------------------------------------------------------------------------------------
 
 
@@ -574,6 +586,7 @@ def test_an_epoch_waits_behind_its_gate_and_is_read_again() -> None:
         moves.Unpark(A),
         moves.Probed(None, shard()),
         moves.Adopted(),
+        moves.Alone(),
     ],
     ids=lambda event: type(event).__name__,
 )
