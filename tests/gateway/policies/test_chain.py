@@ -193,7 +193,7 @@ def test_an_upstream_that_says_not_to_retry_is_not() -> None:
 )
 def test_a_request_begins_in_the_tier_that_it_hints_at(first: Tier, order: list[Upstream]) -> None:
     walk = Walk(LONG, CHEAP, A, first=first)
-    asked = []
+    asked: list[Upstream] = []
     chosen = walk.next()
     while chosen is not None and len(asked) < len(order):
         asked.append(chosen)
