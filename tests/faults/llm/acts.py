@@ -24,7 +24,7 @@ USAGE: Final = {
     "total_tokens": 160,
     "prompt_tokens_details": {"cached_tokens": 40},
 }
-TOKEN_S: Final = 0.002
+TOKEN_S: Final = 0.001
 """Between two tokens of a healthy stream."""
 FOREVER_S: Final = 60.0
 """Longer than any scenario: a gateway that waits for the end of it hangs."""

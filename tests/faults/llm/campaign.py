@@ -13,7 +13,7 @@ from tests.faults.llm.verdicts import Mode, Verdict
 from tests.faults.llm.wall import Wall
 
 SCENARIOS: Final = (*PUBLISHED, *OWN)
-AT_A_TIME: Final = 8
+AT_A_TIME: Final = 10
 """Gateways side by side in this process: more would measure each other."""
 LIMIT_S: Final = 40.0
 """One scenario's whole time; it ends calls that hang long before."""

@@ -37,7 +37,7 @@ LATE_S: Final = 0.75
 """How much later than its deadline an answer may end on a machine that does much else: then it hangs."""
 CALLERS: Final = 8
 PAUSE_S: Final = 0.04
-PHASE_S: Final = 0.6
+PHASE_S: Final = 0.5
 RECOVERED_S: Final = 4.0
 QUESTION: Final = [{"role": "user", "content": "Which hills are made of limestone?"}]
 RECORDS: Final = (
