@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 import structlog
 import yaml
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 from structlog.testing import CapturingLogger
 
 from gateway.config import GatewayConfig, cross_check
@@ -154,7 +154,7 @@ async def test_a_stream_that_began_before_the_models_changed_is_finished_as_it_b
         assert (len(slow.seen), len(other.seen)) == (1, 1)
 
 
-def served_by(provider: TestServer) -> dict[str, Any]:
+def served_by(provider: BaseTestServer) -> dict[str, Any]:
     upstream = {"kind": "openai", "base_url": str(provider.make_url("/v1")), "model": "gpt-4o"}
     return {"models": {f"by-{provider.port}": {"upstreams": [upstream]}}}
 
