@@ -14,7 +14,7 @@ import aiohttp
 
 from gateway.up import indexes, plan, region
 from gateway.up.llm import LlmWish, choose
-from gateway.up.plan import Place, Plan
+from gateway.up.plan import INDEX, Place, Plan
 from gateway.up.processes import Processes, accepts
 from regions.runtime import relay
 from regions.runtime.children import ChildEvent, ChildState
@@ -22,6 +22,7 @@ from regions.runtime.nats_session import Connector, Session
 
 FIRST_PORT: Final = 21_401
 START_S: Final = 120.0
+INDEX: Final = plan.INDEX
 POLL_S: Final = 0.05
 
 
@@ -69,7 +70,7 @@ class Rig:
             nowhere = indexes.Deployment("aws", "us-east-1")
             await asyncio.to_thread(indexes.create, place.node_url, "node", name, plan.SHAPE, nowhere)
 
-    async def drop_index(self, place: Place, name: str = plan.INDEX) -> None:
+    async def drop_index(self, place: Place, name: str = INDEX) -> None:
         """Delete an index at a region's node. Raises: aiohttp.ClientError."""
         url = f"{place.node_url}/indexes/{name}"
         async with self.http.delete(url, headers={"Api-Key": "node"}) as answer:
