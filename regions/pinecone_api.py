@@ -24,6 +24,8 @@ INDEXED_LSN_HEADER: Final = "x-pinecone-max-indexed-lsn"
 """On the answer to a read: the highest position that was visible to it."""
 APPLY_HEADER: Final = "x-meridian-apply"
 """Ours, on a write to a node: the position that the namespace gets, unless it is past it already."""
+INCARNATION_HEADER: Final = "x-meridian-incarnation"
+"""Ours, on every answer about an index: another one stands for an index that was emptied or made anew."""
 POSITION_HEADER: Final = "x-meridian-position"
 """Ours, on the 409 that refuses such a write: where the namespace is."""
 

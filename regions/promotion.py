@@ -93,21 +93,24 @@ async def promote(
     registers = {place.region: place.registers for place in places}
     seen = await homes.look(registers, index, timeout_s=CALL_S)
     old = _decided(seen)
-    if old.region == to and await _takes(_log(places, to), old):
-        return Outcome(old)
     source, target = _log(places, old.region), _log(places, to)
+    streams = await _streams(source)
+    if lost := old.term.not_in(streams):
+        say(f"{old.region} has other streams than epoch {old.epoch} began in: of that epoch no more can come")
+    elif old.region == to and await _takes(target, old):
+        return Outcome(old)
     epoch = seen.next_epoch
 
     now = [(await source.state(shard, timeout_s=CALL_S)).last for shard in range(source.shards)]
     say(f"waiting until {to} holds what {old.region} has now")
-    await _caught_up(registers[to], index, old, now, drain_s)
+    await _caught_up(registers[to], index, old, streams, now, drain_s)
     say(f"fencing off epoch {old.epoch} at {old.region}: writes wait from here")
     epoch = await _open(source, index, epoch)
     ends = await source.epoch_ends(index, old.epoch, timeout_s=CALL_S)
-    await _caught_up(registers[to], index, old, ends, drain_s)
+    await _caught_up(registers[to], index, old, streams, ends, drain_s)
     say(f"{to} holds everything: opening epoch {epoch} there")
     await target.open_epoch(index, epoch, timeout_s=CALL_S)
-    home = old.successor(Term(epoch, to, streams=await _streams(target)), ends, is_forced=False)
+    home = old.successor(Term(epoch, to, streams=await _streams(target)), ends, is_forced=False, lost=lost)
     await homes.propose(registers, seen, home, timeout_s=CALL_S)
     return Outcome(home)
 
@@ -123,10 +126,12 @@ async def force(
     seen = await homes.look(registers, index, timeout_s=CALL_S)
     old, target = _decided(seen), _log(places, to)
     say(f"letting {to} apply what it received from {old.region}")
-    ends, lacking = await _held(registers[to], index, old, target.shards, drain_s)
+    told, lacking = await _held(registers[to], index, old, target.shards, drain_s)
+    ends = [each.received if each else 0 for each in told]
+    lost = old.term.not_in([each.incarnation if each else "" for each in told])
     ahead = await _ahead({r: each for r, each in registers.items() if r not in (to, old.region)}, old, ends)
     epoch = await _open(target, index, seen.next_epoch)
-    home = old.successor(Term(epoch, to, streams=await _streams(target)), ends, is_forced=True)
+    home = old.successor(Term(epoch, to, streams=await _streams(target)), ends, is_forced=True, lost=lost)
     await homes.propose(registers, seen, home, timeout_s=CALL_S)
     try:
         await fence_off(_log(places, old.region), home, old.region)
@@ -202,14 +207,19 @@ def tail_line(entry: Entry) -> bytes:
 
 
 async def _caught_up(
-    registers: Registers, index: IndexName, old: Home, ends: Sequence[int], timeout_s: float
+    registers: Registers,
+    index: IndexName,
+    old: Home,
+    streams: Sequence[str],
+    ends: Sequence[int],
+    timeout_s: float,
 ) -> None:
-    """Return when the region's replica has applied everything up to `ends`."""
+    """Return when the region's replica has applied everything of these streams up to `ends`."""
     missing = ""
     try:
         async with asyncio.timeout(timeout_s):
             while True:
-                missing = await _missing(registers, index, old, ends)
+                missing = await _missing(registers, index, old, streams, ends)
                 if not missing:
                     return
                 await asyncio.sleep(POLL_S)
@@ -217,11 +227,15 @@ async def _caught_up(
         raise NotCaughtUp(f"after {timeout_s:g} s it still lacks {missing or 'something'}") from None
 
 
-async def _missing(registers: Registers, index: IndexName, old: Home, ends: Sequence[int]) -> str:
-    for shard, end in enumerate(ends):
+async def _missing(
+    registers: Registers, index: IndexName, old: Home, streams: Sequence[str], ends: Sequence[int]
+) -> str:
+    for shard, (stream, end) in enumerate(zip(streams, ends, strict=True)):
         progress = await _progress(registers, old.region, shard)
         if progress is None or progress.is_resyncing or progress.epochs.get(index, 0) < old.epoch:
             return f"shard {shard}"
+        if progress.incarnation != stream:
+            return f"the new stream of shard {shard}"
         if progress.received < end:
             return f"{end - progress.received} entries of shard {shard}"
         for key, mark in progress.behind.items():
@@ -232,8 +246,8 @@ async def _missing(registers: Registers, index: IndexName, old: Home, ends: Sequ
 
 async def _held(
     registers: Registers, index: IndexName, old: Home, shards: int, timeout_s: float
-) -> tuple[list[int], list[str]]:
-    """Up to where the region received every shard, and which namespaces lack some of that."""
+) -> tuple[list[Progress | None], list[str]]:
+    """How far the region received every shard, and which namespaces lack some of that."""
     lacking: list[str] = []
     try:
         async with asyncio.timeout(timeout_s):
@@ -245,7 +259,7 @@ async def _held(
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         pass  # what lacks something is named to whoever asked for this
-    return [each.received if each else 0 for each in told], lacking
+    return told, lacking
 
 
 async def _ahead(others: Mapping[RegionId, Registers], old: Home, ends: Sequence[int]) -> list[str]:

@@ -43,6 +43,16 @@ class Term(msgspec.Struct, frozen=True, omit_defaults=True):
     """It was ended without its log: what that log took beyond `ends` was never shipped, and is no history."""
     streams: list[str] = []
     """The incarnation of every shard of its log when the term began."""
+    lost: list[int] = []
+    """Shards whose stream was another one when the term ended: of no position there is known who has it."""
+
+    def is_in(self, incarnation: str, shard: int) -> bool:
+        """Whether a shard's stream is the one that the term began in, as far as that was noted."""
+        return shard >= len(self.streams) or self.streams[shard] == incarnation
+
+    def not_in(self, streams: Sequence[str]) -> list[int]:
+        """The shards whose streams, by incarnation, are not those that the term began in."""
+        return [shard for shard, stream in enumerate(streams) if not self.is_in(stream, shard)]
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -74,7 +84,7 @@ class Home(msgspec.Struct, frozen=True):
             raise EpochAhead(f"{floor} is of epoch {epoch_of(floor)}; {self.index} is at {self.epoch}")
         for term in self.terms:
             if term.epoch == epoch_of(floor) and shard < len(term.ends):
-                if sequence_of(floor) <= term.ends[shard]:
+                if sequence_of(floor) <= term.ends[shard] and shard not in term.lost:
                     return NO_LSN
                 break
         raise LsnSuperseded(f"epoch {epoch_of(floor)} of {self.index} ended before {floor}")
@@ -90,9 +100,11 @@ class Home(msgspec.Struct, frozen=True):
             return False
         return not term.ends or (shard < len(term.ends) and sequence <= term.ends[shard])
 
-    def successor(self, term: Term, ends: Sequence[int], *, is_forced: bool) -> "Home":
-        """This home, ended where `ends` says, and the next term."""
-        ended = msgspec.structs.replace(self.term, ends=list(ends), is_forced=is_forced)
+    def successor(
+        self, term: Term, ends: Sequence[int], *, is_forced: bool, lost: Sequence[int] = ()
+    ) -> "Home":
+        """This home, ended where `ends` says, having lost the streams of `lost`, and the next term."""
+        ended = msgspec.structs.replace(self.term, ends=list(ends), is_forced=is_forced, lost=list(lost))
         return Home(self.index, [*self.terms[:-1], ended, term])
 
 
@@ -134,7 +146,7 @@ def decide(records: Collection[Home], regions: int) -> Home | None:
             if sum(_begins_with(other, run) for other in records) < majority(regions):
                 continue
             if best is None or run[-1].epoch > best.epoch:
-                last = msgspec.structs.replace(run[-1], ends=[], is_forced=False)
+                last = msgspec.structs.replace(run[-1], ends=[], is_forced=False, lost=[])
                 best = Home(record.index, [*run[:-1], last])
             break
     return best
@@ -168,6 +180,10 @@ class Gated(Protocol):
 class Followed(Protocol):
     """What a follower tells of a shard (`regions.replicator.watermarks.Progress`)."""
 
+    @property
+    def incarnation(self) -> str: ...
+    @property
+    def markers(self) -> Mapping[str, str]: ...
     @property
     def received(self) -> int: ...
     @property
@@ -206,6 +222,12 @@ class Standing:
     staleness_s: float = 0.0
     applied_lag_s: float = 0.0
     received_lag_s: float = 0.0
+    marker: str = ""
+    """By what the follower knows the index; "": it does not yet."""
+
+    def is_of(self, incarnation: str | None) -> bool:
+        """Whether an answer of that incarnation is the index that this is about, as far as can be told."""
+        return incarnation is None or not self.marker or incarnation == self.marker
 
     @property
     def is_readable(self) -> bool:
@@ -251,17 +273,21 @@ class Topology:
         mark, log_now_s = told.mark(namespace), self._log_now_s(home.region, now_s)
         if not mark.is_readable:
             why = f"parked: {mark.parked}" if mark.parked else "being copied"
+        # In a stream that is not the term's, sequences mean something else: until the next term begins there,
+        # nobody can say which positions of this one a replica has.
+        is_placed = home.term.is_in(told.incarnation, shard_of(namespace, self.shards))
         return Standing(
             region,
             why,
-            lsn=make_lsn(home.epoch, mark.queryable),
-            applied=make_lsn(home.epoch, mark.applied),
+            lsn=make_lsn(home.epoch, mark.queryable) if is_placed else NO_LSN,
+            applied=make_lsn(home.epoch, mark.applied) if is_placed else NO_LSN,
             staleness_s=max(
                 log_now_s - told.queryable_s(namespace),
                 self.canary_lag_s(namespace.index, region, now_s) or 0.0,
             ),
             applied_lag_s=max(0.0, log_now_s - told.applied_s(namespace)),
             received_lag_s=max(0.0, log_now_s - told.received_s),
+            marker=told.markers.get(namespace.index, ""),
         )
 
     def index_standings(self, index: IndexName, now_s: float) -> list[Standing]:
@@ -288,6 +314,7 @@ class Topology:
             staleness_s=max(log_now_s - queryable_s, self.canary_lag_s(index, region, now_s) or 0.0),
             applied_lag_s=log_now_s - min([p.received_s for p in known] + [p.applied_s(n) for p, n in names]),
             received_lag_s=log_now_s - min(p.received_s for p in known),
+            marker=known[0].markers.get(index, ""),
         )
 
     def canary_lag_s(self, index: IndexName, region: RegionId, now_s: float) -> float | None:

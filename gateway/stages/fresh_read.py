@@ -2,9 +2,9 @@
 
 The end of every read pipeline of a gateway with `regions`. How fresh a replica is, is judged before it is
 asked, by what its follower told (`regions.topology`): so the position in the answer's headers is one that
-the answer surely holds. Nobody fresh enough: wait briefly, ask the home's region how far it is, and then
-either take what is too stale, when the tenant wants that, or refuse. Below the caller's floor nothing is
-ever read.
+the answer surely holds. An index that is another one than its follower filled counts as one that did not
+answer. Nobody fresh enough: wait briefly, ask the home's region how far it is, and then either take what is
+too stale, when the tenant wants that, or refuse. Below the caller's floor nothing is ever read.
 
 A replica whose breaker is open is passed over like one that did not answer.
 """
@@ -126,13 +126,16 @@ class _Reading(Generic[T]):
             share_s = self._ctx.remaining_s() / (1 + others)
             patience_s = min(share_s, self._reads.attempt_s) if others else share_s
             began_s = self._ctx.clock()
+            replica = self._replicas[self._read.index, standing.region]
             try:
                 with guarded(
                     breaker, self._ctx.clock, blame, patience_s=patience_s, fair_s=self._reads.attempt_s
                 ):
-                    value = await self._read.ask(
-                        self._replicas[self._read.index, standing.region], patience_s
-                    )
+                    value = await self._read.ask(replica, patience_s)
+                    incarnation = replica.incarnation
+                if not standing.is_of(incarnation):
+                    # Emptied or made anew, and its follower has not noticed, or we have not heard of that.
+                    raise ReplicaUnavailable(f"{incarnation} is not the index that was filled")
             except ReplicaUnavailable as error:
                 self._ctx.note("replica_unavailable", region=standing.region, error=str(error))
                 self._silent[standing.region] = error

@@ -49,7 +49,7 @@ class ControlPlane:
     async def _describe(self, http: web.Request) -> web.Response:
         index = self._node.index(http.match_info["name"])
         response = render.answer(self._answer(index))
-        response.headers["x-meridian-incarnation"] = self._node.incarnation
+        response.headers[api.INCARNATION_HEADER] = self._node.incarnation_of(index)
         return response
 
     async def _configure(self, http: web.Request) -> web.Response:

@@ -44,6 +44,8 @@ from regions.record_checks import (
 )
 from regions.records import Query
 
+Call = Callable[[web.Request], Awaitable[web.Response]]
+
 _RECORDS_A_READ_UNIT: Final = 10
 _CHECKED_ON_THE_LOOP: Final = 32
 _RENDERED_ON_THE_LOOP: Final = 100
@@ -75,7 +77,20 @@ class DataPlane:
             ("*", "/records/namespaces/{rest:.*}"): self._unsupported,
             ("*", "/namespaces/{namespace}/documents/{rest:.*}"): self._unsupported,
         }
-        return [web.route(method, "/i/{index}" + path, call) for (method, path), call in calls.items()]
+        return [
+            web.route(method, "/i/{index}" + path, self._told(call)) for (method, path), call in calls.items()
+        ]
+
+    def _told(self, call: Call) -> Call:
+        """The call, whose answer tells which index it is about: one of the same name may follow it."""
+
+        async def told(http: web.Request) -> web.Response:
+            incarnation = self._node.incarnation_of(self._index(http))
+            answer = await call(http)
+            answer.headers[api.INCARNATION_HEADER] = incarnation
+            return answer
+
+        return told
 
     def _index(self, http: web.Request) -> NodeIndex:
         return self._node.index(http.match_info["index"])

@@ -142,6 +142,10 @@ class Node:
             raise IndexMissing(f"Resource {name} not found")
         return found
 
+    def incarnation_of(self, index: NodeIndex) -> str:
+        """Never the same for two indexes, whenever and of whatever name."""
+        return f"{self.incarnation}.{index.key}"
+
     def indexes(self) -> list[NodeIndex]:
         return [self._indexes[name] for name in sorted(self._indexes)]
 

@@ -80,6 +80,14 @@ class Replica(Protocol):
     @property
     def index(self) -> IndexName: ...
 
+    @property
+    def incarnation(self) -> str | None:
+        """Which index gave the latest answer: another one when it was emptied or made anew.
+
+        Read it before anything else is awaited. None: indexes of this kind do not tell, as Pinecone's.
+        """
+        ...
+
     async def apply(
         self, namespace: NamespaceRef, change: Change, *, timeout_s: float, position: Lsn | None = None
     ) -> Applied:

@@ -2,7 +2,8 @@
 
 Whoever shares a `MemoryReplica` shares the index. What indexes differ in is a parameter:
 
-* `remembers_positions`: it refuses what is older than a namespace's position (the node), or not (Pinecone).
+* `remembers_positions`: it refuses what is older than a namespace's position and tells its incarnation (the
+  node), or neither (Pinecone).
 * `visible_after_s`: reads, and filters too, see a write only so much later, on `clock`.
 """
 
@@ -87,10 +88,15 @@ class MemoryReplica:
         self._index, self._clock, self._dimension = index, clock, dimension
         self.visible_after_s, self._remembers = visible_after_s, remembers_positions
         self._namespaces: dict[str, _Namespace] = {}
+        self._incarnation = 1
 
     @property
     def index(self) -> IndexName:
         return self._index
+
+    @property
+    def incarnation(self) -> str | None:
+        return str(self._incarnation) if self._remembers else None
 
     async def close(self) -> None:
         """What it holds stays, as in an index."""
@@ -98,6 +104,7 @@ class MemoryReplica:
     def wipe(self) -> None:
         """Lose everything, as an index that was deleted and made anew."""
         self._namespaces.clear()
+        self._incarnation += 1
 
     def contents(self, stored: str) -> dict[str, Record]:
         """Every record, also those that reads do not see yet."""

@@ -7,8 +7,8 @@ Bytes in, bytes out over one pooled aiohttp session; a body is encoded once and 
 * A pooled connection that the server had already closed costs one silent repetition, if no byte of an
   answer had come and the call is idempotent. Nothing else is repeated here: that is for who has a budget.
 * 429, 408, 5xx, a broken connection and an answer that is no JSON mean `ReplicaUnavailable`; so do 401
-  and 403, because the key is ours and another replica has another one. Every other status is
-  `ReplicaRejected`, in the index's own words.
+  and 403, because the key is ours and another replica has another one, and a read's 404, because it is the
+  index that is gone. Every other status is `ReplicaRejected`, in the index's own words.
 
 Source: Pinecone's API reference 2026-07; aiohttp's client of 3.14 repeats idempotent methods only, and
 all writes here are POST.
@@ -108,10 +108,15 @@ class PineconeReplica:
         if api_key is not None:
             self._headers[api.API_KEY_HEADER] = api_key
         self._opened: aiohttp.ClientSession | None = None
+        self._incarnation: str | None = None
 
     @property
     def index(self) -> IndexName:
         return self._index
+
+    @property
+    def incarnation(self) -> str | None:
+        return self._incarnation
 
     async def close(self) -> None:
         if self._opened is not None:
@@ -137,7 +142,7 @@ class PineconeReplica:
         request = api.UpdateRequest(
             namespace=namespace.stored, filter=filter_, set_metadata=_NOTHING, dry_run=True
         )
-        answer = await self._call("POST", "/vectors/update", _encoded(request), timeout_s=timeout_s)
+        answer = await self._ask("POST", "/vectors/update", _encoded(request), timeout_s=timeout_s)
         matched = _decoded(answer.body, api.UpdateAnswer).matched_records
         return Applied(lsn=_lsn(answer.headers, _WRITE_LSN), matched=matched)
 
@@ -145,13 +150,13 @@ class PineconeReplica:
 
     async def query(self, namespace: NamespaceRef, query: Query, *, timeout_s: float) -> QueryResult:
         body = _encoded(msgspec.structs.replace(query, namespace=namespace.stored))
-        answer = await self._call("POST", "/query", body, timeout_s=timeout_s)
+        answer = await self._ask("POST", "/query", body, timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.QueryAnswer)
         return QueryResult(decoded.matches, _lsn(answer.headers, _READ_LSN), _units(decoded.usage))
 
     async def fetch(self, namespace: NamespaceRef, ids: Sequence[str], *, timeout_s: float) -> Fetched:
         params = [("ids", id_) for id_ in ids] + [("namespace", namespace.stored)]
-        answer = await self._call("GET", f"/vectors/fetch?{urlencode(params)}", timeout_s=timeout_s)
+        answer = await self._ask("GET", f"/vectors/fetch?{urlencode(params)}", timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.FetchAnswer)
         return Fetched(decoded.vectors, _lsn(answer.headers, _READ_LSN), _units(decoded.usage))
 
@@ -167,9 +172,7 @@ class PineconeReplica:
         request = api.FetchByMetadataRequest(
             filter=filter_, namespace=namespace.stored, limit=limit, pagination_token=token
         )
-        answer = await self._call(
-            "POST", "/vectors/fetch_by_metadata", _encoded(request), timeout_s=timeout_s
-        )
+        answer = await self._ask("POST", "/vectors/fetch_by_metadata", _encoded(request), timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.FetchByMetadataAnswer)
         return Fetched(
             decoded.vectors,
@@ -182,12 +185,12 @@ class PineconeReplica:
         self, namespace: NamespaceRef, *, prefix: str, limit: int, token: str | None, timeout_s: float
     ) -> IdPage:
         params = _page_params(prefix, limit, token) | {"namespace": namespace.stored}
-        answer = await self._call("GET", f"/vectors/list?{urlencode(params)}", timeout_s=timeout_s)
+        answer = await self._ask("GET", f"/vectors/list?{urlencode(params)}", timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.ListAnswer)
         return IdPage([v.id for v in decoded.vectors], _next(decoded.pagination), _units(decoded.usage))
 
     async def describe(self, *, timeout_s: float) -> IndexInfo:
-        answer = await self._call("POST", "/describe_index_stats", b"{}", timeout_s=timeout_s)
+        answer = await self._ask("POST", "/describe_index_stats", b"{}", timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.StatsAnswer)
         return IndexInfo(decoded.dimension or 0, decoded.metric or "", decoded.total_vector_count)
 
@@ -195,7 +198,7 @@ class PineconeReplica:
         self, *, prefix: str, limit: int, token: str | None, timeout_s: float
     ) -> NamespacePage:
         params = urlencode(_page_params(prefix, limit, token))
-        answer = await self._call("GET", f"/namespaces?{params}", timeout_s=timeout_s)
+        answer = await self._ask("GET", f"/namespaces?{params}", timeout_s=timeout_s)
         decoded = _decoded(answer.body, api.NamespacesAnswer)
         return NamespacePage(
             [_namespace_info(n) for n in decoded.namespaces], _next(decoded.pagination), decoded.total_count
@@ -206,6 +209,15 @@ class PineconeReplica:
         return _namespace_info(_decoded(answer.body, api.NamespaceAnswer))
 
     # --- Transport ---------------------------------------------------------------------------
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float) -> _Answer:
+        """A question that a namespace which does not exist would not be refused: what lacks is the index."""
+        try:
+            return await self._call(method, path, body, timeout_s=timeout_s)
+        except ReplicaRejected as error:
+            if error.status != 404:
+                raise
+            raise ReplicaUnavailable(f"{self._name()} is not there: {error.message}") from error
 
     async def _call(
         self,
@@ -237,6 +249,7 @@ class PineconeReplica:
             ) from error
         if answer.status >= 400:
             raise self._failure(answer)
+        self._incarnation = answer.headers.get(api.INCARNATION_HEADER)
         return answer
 
     async def _send(

@@ -41,7 +41,7 @@ from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Epoch, Lsn
 from regions.replicator import moves
 from regions.replicator.follower import Follower, Pace
-from regions.replicator.markers import Markers
+from regions.replicator.markers import Markers, name_of
 from regions.replicator.moves import Effect, Event
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Snapshots
@@ -71,16 +71,26 @@ class TermCut(RegionsError):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A term that was ended without its log, at `end`: what that log took beyond it is no history."""
+    """A term that was ended without its log, at `end`: what that log took beyond it is no history.
+
+    `stream` is the incarnation that `end` is of; "": it was not noted.
+    """
 
     index: IndexName
     epoch: int
     end: int
+    stream: str = ""
 
     @property
     def key(self) -> str:
         """How it is called among the markers, once it was dealt with; an index's name has no such sign."""
         return f"{self.index}#{self.epoch}"
+
+    def is_in(self, progress: Progress | None) -> bool:
+        """Whether a follower that was there took in what is no history."""
+        if progress is None or self.stream not in ("", progress.incarnation):
+            return False
+        return progress.received > self.end
 
 
 class Epochs(Protocol):
@@ -127,7 +137,7 @@ class Driver:
             route, log, lambda stream: epochs.is_only_stream(route.home, route.shard, route.indexes, stream)
         )
         self._markers = Markers(
-            f"{route.home}.{route.shard}", {index: route.here.replicas[index] for index in route.indexes}
+            name_of(route.home, route.shard), {index: route.here.replicas[index] for index in route.indexes}
         )
         self._key = progress_key(route.home, route.shard)
         self._revision: int | None = None
@@ -405,9 +415,8 @@ class Driver:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 tokens, wiped = await self._markers.check(progress.markers if progress else {})
-                received = progress.received if progress else 0
                 news = [cut for cut in self._cuts() if cut.key not in tokens]
-                wiped += [cut.index for cut in news if received > cut.end]
+                wiped += [cut.index for cut in news if cut.is_in(progress)]
                 tokens |= {cut.key: "seen" for cut in news}
                 return moves.Probed(progress, shard, list(dict.fromkeys(wiped)), tokens)
 

@@ -41,11 +41,11 @@ class LiveEpochs:
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         homes = self._live.topology.homes
         return [
-            Cut(index, term.epoch, term.ends[shard])
+            Cut(index, term.epoch, term.ends[shard], term.streams[shard] if shard < len(term.streams) else "")
             for index in indexes
             if (known := homes.get(index)) is not None
             for term in known.terms
-            if term.is_forced and term.region == home and shard < len(term.ends)
+            if term.is_forced and term.region == home and shard < len(term.ends) and shard not in term.lost
         ]
 
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
@@ -76,12 +76,19 @@ def _is_ready(topology: Topology, index: IndexName, epoch: Epoch) -> bool:
 
 
 def _is_applied(topology: Topology, home: Home, term: Term) -> bool:
-    """Whether this region has applied everything of a term that has ended."""
+    """Whether this region has applied everything of a term that has ended.
+
+    Of a stream that another one has taken the place of, nothing more comes: the followers hold what the most
+    advanced of them held.
+    """
     for shard, end in enumerate(term.ends):
         told = topology.progress.get((topology.here, RegionId(term.region), shard))
-        if told is None or told.is_resyncing or told.received < end:
+        if told is None or told.is_resyncing:
             return False
         marks = [mark for key, mark in told.behind.items() if key.startswith(f"{home.index}/")]
-        if any(mark.applied < end for mark in marks):
+        if not term.is_in(told.incarnation, shard):
+            if not all(mark.is_readable or mark.parked for mark in marks):
+                return False
+        elif told.received < end or any(mark.applied < end for mark in marks):
             return False
     return True

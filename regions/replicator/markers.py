@@ -1,8 +1,8 @@
 """Tells whether an index is still the one that a follower filled, or one that was emptied or made anew.
 
-Each follower keeps a record of its own in every index it writes to, outside every tenant's namespaces, and
-the same token in its progress. The token is written to the index first: a progress record never expects what
-no index ever held.
+An index that tells its incarnation is known by that. In every other one each follower keeps a record of its
+own, outside every tenant's namespaces, and the same token in its progress. The token is written to the index
+first: a progress record never expects what no index ever held.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,11 @@ NAMESPACE: Final = "_meridian"
 """No tenant's: a tenant's begins with its id and a dot."""
 _TOKEN: Final = "_m.marker"  # noqa: S105 - the name of a metadata field
 _CALL_S: Final = 5.0
+
+
+def name_of(home: str, shard: int) -> str:
+    """The follower of a home's shard; it has the same name in every region."""
+    return f"{home}.{shard}"
 
 
 class Markers:
@@ -41,7 +46,7 @@ class Markers:
                     continue
                 if known is not None:
                     wiped.append(index)
-                tokens[index] = await self._write(index)
+                tokens[index] = self._replicas[index].incarnation or await self._write(index)
             except ReplicaError:
                 continue
         return tokens, wiped
@@ -53,7 +58,10 @@ class Markers:
 
     async def _read(self, index: IndexName) -> str | None:
         place = NamespaceRef(index, NAMESPACE)
-        found = await self._replicas[index].fetch(place, [self._name], timeout_s=_CALL_S)
+        replica = self._replicas[index]
+        found = await replica.fetch(place, [self._name], timeout_s=_CALL_S)
+        if replica.incarnation is not None:
+            return replica.incarnation
         record = found.records.get(self._name)
         return str((record.metadata or {}).get(_TOKEN)) if record is not None else None
 

@@ -48,6 +48,7 @@ class Region:
     replica: Replica
     may_apply: asyncio.Event = field(default_factory=asyncio.Event)
     progress: dict[tuple[RegionId, int], Progress] = field(default_factory=dict)
+    markers: dict[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> Place:
@@ -64,6 +65,11 @@ class Region:
         self.progress[home, shard] = progress
         await self.registers.put(progress_key(home, shard), encode(progress), timeout_s=1)
 
+    async def remember(self, home: RegionId, shard: int, markers: dict[str, str]) -> None:
+        """Say by what the indexes are known here, from now on."""
+        self.markers = markers
+        await self.tell(home, shard, _with(self.progress[home, shard], markers=markers))
+
     async def park(self, home: RegionId, namespace: NamespaceRef, shard: int) -> None:
         """Say that a namespace stands still here."""
         told = self.progress[home, shard]
@@ -76,8 +82,12 @@ class Region:
         while True:
             try:
                 state = await log.state(shard, timeout_s=1)
-                after = state.origin - 1 if told is None else told.received
-                told = told or Progress("test", state.incarnation, after)
+                after = told.received if told is not None else state.origin - 1
+                if told is None or told.incarnation != state.incarnation:
+                    told = Progress(
+                        "test", state.incarnation, state.origin - 1, epochs=told.epochs if told else {}
+                    )
+                    after = told.received
                 async with aclosing(log.read(shard, after, state.incarnation)) as entries:
                     async for entry in entries:
                         await self.may_apply.wait()
@@ -86,7 +96,11 @@ class Region:
                         if isinstance(entry.body, EpochOpened):
                             epochs[entry.index] = entry.epoch
                         told = _with(
-                            told, received=entry.sequence, received_s=entry.appended_s, epochs=epochs
+                            told,
+                            received=entry.sequence,
+                            received_s=entry.appended_s,
+                            epochs=epochs,
+                            markers=self.markers,
                         )
                         await self.tell(source.region, shard, told)
             except LogError:

@@ -8,12 +8,12 @@ import pytest
 
 from regions import promotion
 from regions.changes import Delete
-from regions.errors import LogUnavailable, StaleEpoch
+from regions.errors import LogUnavailable, LsnSuperseded, StaleEpoch
 from regions.fences import Fences
 from regions.logs.base import Append, Entry
 from regions.logs.memory import MemoryLog
 from regions.names import IndexName, RegionId
-from regions.positions import Epoch, Lsn
+from regions.positions import Epoch, Lsn, make_lsn
 from regions.promotion import NotCaughtUp
 from regions.replicas.base import Replica
 from regions.topology import Home, Topology
@@ -172,3 +172,35 @@ async def test_an_epoch_never_goes_on_in_a_stream_that_was_made_anew(world: Worl
         assert await live.until(lambda t: t.homes[DOCS].epoch == home.epoch, 5)
         fence, _ = await Fences(live.logs, lambda: live.topology).fence(DOCS, timeout_s=1)
         assert fence.epoch == 2
+
+
+async def test_a_term_whose_stream_was_lost_vouches_for_none_of_its_positions(world: World) -> None:
+    await promotion.establish(world.places, DOCS, US)
+    (lsn,) = await append(world, US, 1, "a")
+    await caught_up(world)
+    world[US].log.recreate(0)
+    await world.beat()
+    home = await promote(world, US)  # to itself: the next epoch begins in the new stream
+    assert (home.region, home.epoch, home.terms[0].lost) == (US, 2, [0])
+    assert not home.terms[0].is_forced
+    with pytest.raises(LsnSuperseded):
+        home.needed(lsn, 0)
+    with pytest.raises(StaleEpoch):
+        await append(world, US, 1, "b")
+    await append(world, US, 2, "b")
+
+
+async def test_replaced_by_force_a_term_with_a_new_stream_vouches_for_the_shards_that_kept_theirs(
+    world: World,
+) -> None:
+    await promotion.establish(world.places, DOCS, US)
+    await caught_up(world)
+    world[US].log.recreate(1)
+    await world.beat()
+    await caught_up(world)
+    outcome = await promotion.force(world.places, DOCS, EU, drain_s=0.1, say=lambda _: None)
+    term = outcome.home.terms[0]
+    assert (term.is_forced, term.lost) == (True, [1])
+    assert outcome.home.needed(make_lsn(Epoch(1), term.ends[0]), 0) == 0
+    with pytest.raises(LsnSuperseded):
+        outcome.home.needed(make_lsn(Epoch(1), term.ends[1]), 1)

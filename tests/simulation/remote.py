@@ -166,28 +166,37 @@ class RemoteRegisters:
 
 
 class RemoteReplica:
-    """`Replica`, from afar; `poison` are ids that the index refuses, for now."""
+    """`Replica`, from afar; `poison` are ids that the index refuses."""
 
     def __init__(
         self, replica: MemoryReplica, region: str, network: Network, me: Process, poison: set[str]
     ) -> None:
         self._replica, self._region, self._network, self._me = replica, region, network, me
         self._poison = poison
+        self._incarnation: str | None = None
 
     @property
     def index(self) -> IndexName:
         return self._replica.index
 
+    @property
+    def incarnation(self) -> str | None:
+        return self._incarnation
+
     async def close(self) -> None:
         """Nothing to close."""
 
     async def _ask(self, what: str, act: Callable[[], Any], timeout_s: float, *, late: bool = False) -> Any:
+        async def told() -> tuple[Any, str | None]:
+            return await act(), self._replica.incarnation
+
         try:
-            return await self._network.call(
-                self._me, self._region, what, act, timeout_s=timeout_s, is_late_possible=late
+            value, self._incarnation = await self._network.call(
+                self._me, self._region, what, told, timeout_s=timeout_s, is_late_possible=late
             )
         except Lost as error:
             raise ReplicaUnavailable("no answer") from error
+        return value
 
     async def apply(
         self, namespace: NamespaceRef, change: Change, *, timeout_s: float, position: Lsn | None = None

@@ -520,15 +520,18 @@ class World:
             ranked = rank_namespace(topology, namespace, Bounds(bound_s, floor), began_s)
             if not ranked.fresh:
                 continue
-            chosen = ranked.fresh[rng.randrange(len(ranked.fresh))].region
+            standing = ranked.fresh[rng.randrange(len(ranked.fresh))]
+            chosen = standing.region
             replica = self.regions[chosen].replicas[namespace.index]
             remote = RemoteReplica(replica, chosen, self.network, process, set())
             try:
                 fetched = await remote.fetch(namespace, [id_], timeout_s=2.0)
             except ReplicaError:
                 continue
-            if chosen in self.wiped:
-                continue
+            if not standing.is_of(remote.incarnation):
+                continue  # a gateway asks another one
+            if chosen in self.wiped and not self.plan.remembers:
+                continue  # an index that does not tell its incarnation is found out by its mark alone
             home = self.homes[namespace.index]
             self.seen.append(
                 Seen(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import BadRequest, ReplicaBehind, RetrievalUnavailable, Superseded
+from gateway.errors import BadRequest, HomeUnavailable, ReplicaBehind, RetrievalUnavailable, Superseded
 from gateway.stages import nearest_read
 from regions import promotion
 from regions.errors import LogUnavailable
 from regions.names import RegionId
-from regions.positions import Lsn
+from regions.positions import NO_LSN, Lsn
 from regions.topology import shard_of
 from tests.fakes.regions import AP, DOCS, EU, SHARDS, US
 from tests.gateway.stages.regional import NAMESPACE, Rig, context, rig, upsert
@@ -127,6 +127,49 @@ async def test_a_parked_namespace_is_read_elsewhere(world: Rig) -> None:
     await world.world[EU].park(US, NAMESPACE, shard_of(NAMESPACE, SHARDS))
     assert await world[EU].live.until(lambda t: not t.standing(NAMESPACE, EU, 0).is_readable, 5)
     assert (await world[EU].fetch(context(), "a"))[1].region == US
+
+
+async def test_an_index_that_is_gone_is_one_that_does_not_answer(world: Rig) -> None:
+    lsn = await world.acknowledged("a")
+    await world.settle()
+    await world.lose_index(EU)
+    found, source = await world[EU].fetch(context(floor=lsn), "a")
+    assert (found, source.region) == ({"a"}, US)
+
+
+async def test_an_index_that_was_made_anew_is_not_read_before_its_follower_has_filled_it(world: Rig) -> None:
+    lsn = await world.acknowledged("a")
+    await world.settle()
+    await world.mark(EU)
+    assert (await world[EU].fetch(context(floor=lsn), "a"))[1].region == EU
+    await world.lose_index(EU)
+    await world.remake_index(EU)
+    for floor in (lsn, NO_LSN):  # empty, it would answer the one falsely and the other too early
+        found, source = await world[EU].fetch(context(floor=floor), "a")
+        assert (found, source.region) == ({"a"}, US)
+    await world.mark(EU)
+    assert (await world[EU].fetch(context(), "a"))[1].region == EU
+
+
+async def test_a_stream_made_anew_satisfies_no_floor_until_the_next_epoch_supersedes_it(world: Rig) -> None:
+    lsn = await world.acknowledged("a")
+    await world.settle()
+    shard = shard_of(NAMESPACE, SHARDS)
+    world.world[US].log.recreate(shard)
+    await world.world.beat()
+    await world.settle()
+    assert (await world[EU].fetch(context(), "a"))[0] == {"a"}
+    with pytest.raises(ReplicaBehind):
+        await world[EU].fetch(context(floor=lsn), "a")
+    with pytest.raises(HomeUnavailable):
+        await world[EU].write(context(), upsert("b"))
+    home = (await promotion.promote(world.world.places, DOCS, US, drain_s=5, say=lambda _: None)).home
+    assert (home.epoch, home.terms[0].lost) == (2, [shard])
+    assert await world[EU].live.until(lambda t: t.homes[DOCS].epoch == 2, 5)
+    with pytest.raises(Superseded):
+        await world[EU].fetch(context(floor=lsn), "a")
+    assert (await world[EU].write(context(ack="applied"), upsert("b"))).acked == "applied"
+    assert (await world[EU].fetch(context(), "a", "b"))[0] == {"a", "b"}
 
 
 async def test_a_floor_beyond_a_forced_end_is_superseded_never_satisfied(world: Rig) -> None:

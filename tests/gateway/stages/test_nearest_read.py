@@ -93,7 +93,7 @@ async def test_a_silent_replica_leaves_time_for_the_others() -> None:
 async def test_a_refusal_names_namespaces_as_the_tenant_does() -> None:
     async with regions(here=404) as replicas:
         with pytest.raises(NotFound) as caught:
-            await NearestRead(replicas)(context(), QUERY)
+            await NearestRead(replicas)(context(), nearest_read.describe_namespace(NAMESPACE))
     assert caught.value.message == "as told of a"
 
 
@@ -106,11 +106,16 @@ async def test_no_replica_left_is_said_without_naming_what_stands_behind() -> No
         await NearestRead({})(context(), QUERY)
 
 
+async def test_where_the_index_is_gone_another_replica_is_asked() -> None:
+    async with regions(here=404, near=200) as replicas:
+        assert (await NearestRead(replicas)(context(), QUERY)).region == "near"
+
+
 @pytest.mark.parametrize(("status", "error"), [(400, BadRequest), (404, NotFound), (409, Conflict)])
 async def test_a_refusal_is_the_callers_and_asks_nobody_else(status: int, error: type[GatewayError]) -> None:
     async with regions(here=status, near=200) as replicas:
         with pytest.raises(error, match="as told"):
-            await NearestRead(replicas)(context(), QUERY)
+            await NearestRead(replicas)(context(), nearest_read.describe_namespace(NAMESPACE))
         with pytest.raises(error, match="as told"):
             await ApplyWrite(replicas)(context(), Write(NAMESPACE, DeleteAll()))
 

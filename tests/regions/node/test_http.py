@@ -21,6 +21,7 @@ UPSERT, QUERY, DELETE, UPDATE = (
     "/i/a/vectors/update",
 )
 WRITE_LSN, READ_LSN = "x-pinecone-request-lsn", "x-pinecone-max-indexed-lsn"
+INCARNATION = "x-meridian-incarnation"
 
 
 def vector(id_: str, *values: float, **metadata: Any) -> dict[str, Any]:
@@ -288,3 +289,17 @@ async def test_many_writers_share_commits_and_lose_nothing(tmp_path: Path) -> No
         assert positions == sorted([*range(1, 31)] * 3)
         stats = await node.ok("POST", "/i/a/describe_index_stats", {})
         assert stats.body["totalVectorCount"] == 90
+
+
+async def test_every_answer_tells_which_index_of_that_name_it_is_about(tmp_path: Path) -> None:
+    async with running_node(tmp_path) as node:
+        await make_index(node)
+        first = (await node.ok("POST", QUERY, {"vector": [1, 1], "topK": 1})).headers[INCARNATION]
+        written = await node.ok("POST", UPSERT, {"vectors": [vector("r", 1, 1)]})
+        assert written.headers[INCARNATION] == first
+        await node.ok("DELETE", "/indexes/a")
+        await make_index(node)
+        second = (await node.ok("GET", "/i/a/vectors/list")).headers[INCARNATION]
+        assert second != first
+    async with running_node(tmp_path) as node:
+        assert (await node.ok("GET", "/i/a/vectors/list")).headers[INCARNATION] == second

@@ -2,13 +2,26 @@
 
 from regions.names import IndexName
 from regions.replicas.memory import MemoryReplica
-from regions.replicator.markers import Markers
+from regions.replicator.markers import NAMESPACE, Markers
 
 INDEX = IndexName("docs")
 
 
-def index() -> MemoryReplica:
-    return MemoryReplica(INDEX, lambda: 0.0)
+def index(*, tells: bool = False) -> MemoryReplica:
+    """An index that tells its incarnation, or not."""
+    return MemoryReplica(INDEX, lambda: 0.0, remembers_positions=tells)
+
+
+async def test_an_index_that_tells_its_incarnation_is_known_by_it_and_keeps_no_mark() -> None:
+    replica = index(tells=True)
+    markers = Markers("us.0", {INDEX: replica})
+    before, wiped = await markers.check({})
+    assert (before, wiped) == ({INDEX: replica.incarnation}, [])
+    replica.wipe()
+    assert not await markers.is_there(INDEX, before)
+    after, wiped = await markers.check(before)
+    assert (after, wiped) == ({INDEX: replica.incarnation}, [INDEX])
+    assert replica.contents(NAMESPACE) == {}
 
 
 async def test_an_index_is_marked_once_and_known_from_then_on() -> None:
