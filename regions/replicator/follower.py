@@ -87,7 +87,7 @@ class Follower:
         self._writer, self._pace, self._is_home = writer, pace, is_home
         self.phase = Phase.PROBING
         self._lanes: dict[NamespaceRef, Lane] = {}
-        self._incarnation = ""
+        self._incarnation, self._is_first = "", False
         self._received, self._received_s = 0, 0.0
         self._read = 0
         self._gates: dict[IndexName, Gate] = {}
@@ -161,6 +161,7 @@ class Follower:
             incarnation=self._incarnation,
             received=self._received,
             received_s=self._received_s,
+            is_first=self._is_first,
             is_resyncing=self.phase is Phase.RESYNCING,
             behind=behind,
             gates={str(index): gate for index, gate in self._gates.items()},
@@ -220,7 +221,8 @@ class Follower:
         saved, shard = event.progress, event.shard
         self._shard = shard
         if saved is None:
-            saved = Progress(self._writer, shard.incarnation, shard.origin - 1)
+            # Never saved, or lost with the region's registers: the stream alone may not be the whole history.
+            saved = Progress(self._writer, "", 0)
         self._load(saved, now_s)
         self._markers = event.markers
         is_same = saved.incarnation == shard.incarnation
@@ -243,7 +245,7 @@ class Follower:
 
     def _load(self, saved: Progress, now_s: float) -> None:
         """Take over from whoever wrote the record."""
-        self._incarnation = saved.incarnation
+        self._incarnation, self._is_first = saved.incarnation, saved.is_first
         self._received, self._received_s = saved.received, saved.received_s
         self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in saved.epochs.items()}
         for key, mark in saved.behind.items():
@@ -272,7 +274,7 @@ class Follower:
         self.phase = Phase.STREAMING
         if self._to_copy is None:
             self._lanes.clear()
-            self._incarnation = source.incarnation
+            self._incarnation, self._is_first = source.incarnation, source.is_first
             self._received, self._received_s = source.received, source.received_s
             self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in source.epochs.items()}
             self._gates = {IndexName(index): gate for index, gate in source.gates.items()}
@@ -289,6 +291,7 @@ class Follower:
         if shard is None:
             raise IllegalMove("nothing was probed")
         self.phase = Phase.STREAMING
+        self._is_first = not self._incarnation
         self._incarnation, self._received = shard.incarnation, shard.origin - 1
         for lane in self._lanes.values():
             lane.applied = lane.queryable = self._received

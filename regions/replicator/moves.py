@@ -42,7 +42,7 @@ class Surveyed(msgspec.Struct, frozen=True):
 
 
 class Adopted(msgspec.Struct, frozen=True):
-    """The stream is new, and nobody got further in the lost one: the new one goes on from ours."""
+    """The stream is new to us, and nobody has more than we have beside it: it goes on from ours."""
 
 
 class Alone(msgspec.Struct, frozen=True):

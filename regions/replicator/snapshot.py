@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from regions.changes import Change, CreateNamespace, Delete, DropNamespace, Upsert
-from regions.errors import LogUnavailable, ReplicaAhead, ReplicaError, ReplicaRejected
+from regions.errors import LogUnavailable, RegionsError, ReplicaAhead, ReplicaError, ReplicaRejected
 from regions.logs.base import Log, ShardState
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, sequence_of
 from regions.registers.base import Registers
-from regions.replicas.base import Replica
+from regions.replicas.base import NamespaceInfo, Replica
 from regions.replicator import canary, markers, moves
 from regions.replicator.visibility import NOBODY, wait_visible
 from regions.replicator.watermarks import Progress, decode, namespace_of, progress_key
@@ -59,6 +61,7 @@ class Snapshots:
     def __init__(self, route: Route, log: Log, is_history_of: IsHistory = lambda _: False) -> None:
         self._route, self._log, self._is_history_of = route, log, is_history_of
         self._key = progress_key(route.home, route.shard)
+        self._marker = markers.name_of(route.home, route.shard)
 
     # --- Which source ------------------------------------------------------------------------
 
@@ -70,11 +73,11 @@ class Snapshots:
         while True:
             try:
                 told = {site.region: await self._progress(site) for site in self._route.others}
+                if self._goes_on(told, effect):
+                    return moves.Adopted()
                 best = self._best(told, effect)
                 if best is not None:
                     return await self._surveyed(*best, effect)
-                if self._is_ahead(told, effect):
-                    return moves.Adopted()
                 if not self._route.others and self._is_whole(effect.shard):
                     return moves.Alone()
             except (LogUnavailable, ReplicaError):
@@ -95,15 +98,27 @@ class Snapshots:
         best = max(found, key=lambda each: each[0], default=None)
         return best[1:] if best is not None else None
 
-    def _is_ahead(self, told: Mapping[RegionId, Progress | None], effect: moves.Survey) -> bool:
-        """Whether our copy is the one to go on from, in a new stream that nobody follows yet."""
-        if effect.progress.incarnation == effect.shard.incarnation:
+    def _goes_on(self, told: Mapping[RegionId, Progress | None], effect: moves.Survey) -> bool:
+        """Whether to go on from what we hold, in a stream that is new to us.
+
+        When it took the place of another one, that is for who got furthest there. Who never followed anything
+        holds nothing, and begins at the origin when everything is in the stream: nobody else has followed one
+        either, or no other one than this.
+        """
+        ours, shard = effect.progress, effect.shard
+        if ours.incarnation == shard.incarnation:
             return False
-        mine = (effect.progress.received, self._route.here.region)
+        others = {r: each for r, each in told.items() if each is not None and each.incarnation}
+        if not ours.incarnation:
+            is_whole = shard.first <= shard.origin
+            return all(
+                is_whole and each.is_first and each.incarnation == shard.incarnation
+                for each in others.values()
+            )
+        mine = (ours.received, self._route.here.region)
         return all(
-            progress is None
-            or (progress.incarnation == effect.progress.incarnation and (progress.received, region) <= mine)
-            for region, progress in told.items()
+            each.incarnation == ours.incarnation and (each.received, region) <= mine
+            for region, each in others.items()
         )
 
     def _is_whole(self, shard: ShardState) -> bool:
@@ -141,32 +156,48 @@ class Snapshots:
         """Make our namespace what another region's is, between `start` and `end`."""
         namespace = effect.namespace
         try:
-            source = await self._source(namespace, effect.applied)
-            if source is None:
-                return moves.CopyFailed(namespace)
-            site, start = source
-            ours, theirs = self._route.here.replicas[namespace.index], site.replicas[namespace.index]
-            # Our own index lists only what reads of it see: what was written before has to be visible first.
-            await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
-            await self._declare(theirs, effect, write)
-            kept = await self._put(theirs, effect, write)
-            await self._remove(ours, kept, effect, write)
-            await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
-            end = (await self._log.state(self._route.shard, timeout_s=_CALL_S)).last
+            return await self._copied(effect, write)
         except ReplicaAhead as error:
-            return moves.CopyFailed(namespace, sequence_of(error.position))
-        except (ReplicaError, LogUnavailable):
+            ahead = error.position
+        except (ReplicaError, LogUnavailable, _SourceWiped):
             return moves.CopyFailed(namespace)
-        return moves.Copied(namespace, start, end)
+        try:
+            last = (await self._log.state(self._route.shard, timeout_s=_CALL_S)).last
+        except LogUnavailable:
+            return moves.CopyFailed(namespace)
+        if sequence_of(ahead) <= last:
+            return moves.CopyFailed(namespace, sequence_of(ahead))
+        # Of another stream than this one, which never got there: there is nothing to wait for, only to write
+        # over. What the new stream has in store comes under a later epoch.
+        return await self.copy(msgspec.structs.replace(effect, position=ahead), write)
 
-    async def _source(self, namespace: NamespaceRef, applied: int) -> tuple[Site, int] | None:
+    async def _copied(self, effect: moves.Copy, write: Write) -> moves.Copied | moves.CopyFailed:
+        """Raises: ReplicaError, LogUnavailable, _SourceWiped: it has to be done again."""
+        namespace = effect.namespace
+        source = await self._source(namespace, effect.applied)
+        if source is None:
+            return moves.CopyFailed(namespace)
+        site, progress = source
+        ours = self._route.here.replicas[namespace.index]
+        theirs = _Source(site.replicas[namespace.index], self._marker, progress)
+        # Our own index lists only what reads of it see: what was written before has to be visible first.
+        await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
+        await self._declare(theirs, effect, write)
+        kept = await self._put(theirs.replica, effect, write)
+        await theirs.check()
+        await self._remove(ours, kept, effect, write)
+        await wait_visible(ours, namespace, await write(namespace, Delete([NOBODY]), effect.position))
+        end = (await self._log.state(self._route.shard, timeout_s=_CALL_S)).last
+        return moves.Copied(namespace, progress.mark(namespace).queryable, end)
+
+    async def _source(self, namespace: NamespaceRef, applied: int) -> tuple[Site, Progress] | None:
         """The replica that is furthest, and where it is; none when all are behind ours.
 
         A readable one is preferred. One that is not yet exact after a copy of its own serves as well: it too
         is a mixture from `start` on, and no mixture goes past an intent whose ids nobody knows.
         """
         state = await self._log.state(self._route.shard, timeout_s=_CALL_S)
-        found: list[tuple[bool, int, Site]] = []
+        found: list[tuple[bool, int, Site, Progress]] = []
         for site in self._route.others:
             try:
                 progress = await self._progress(site)
@@ -176,21 +207,23 @@ class Snapshots:
                 continue
             start = progress.mark(namespace).queryable
             if progress.is_copyable(namespace) and start >= applied:
-                found.append((progress.is_readable(namespace), start, site))
+                found.append((progress.is_readable(namespace), start, site, progress))
         best = max(found, key=lambda each: each[:2], default=None)
-        return (best[2], best[1]) if best is not None else None
+        return best[2:] if best is not None else None
 
-    async def _declare(self, theirs: Replica, effect: moves.Copy, write: Write) -> None:
+    async def _declare(self, theirs: "_Source", effect: moves.Copy, write: Write) -> None:
         """Have the namespace here if it is there, with its schema, and only then."""
+        info: NamespaceInfo | None = None
         try:
-            info = await theirs.describe_namespace(effect.namespace, timeout_s=_CALL_S)
+            info = await theirs.replica.describe_namespace(effect.namespace, timeout_s=_CALL_S)
         except ReplicaRejected as error:
             if error.status != 404:
                 raise
+        await theirs.check()
+        if info is None:
             await write(effect.namespace, DropNamespace(), effect.position)
-        else:
-            if info.schema is not None:
-                await write(effect.namespace, CreateNamespace(info.schema), effect.position)
+        elif info.schema is not None:
+            await write(effect.namespace, CreateNamespace(info.schema), effect.position)
 
     async def _put(self, theirs: Replica, effect: moves.Copy, write: Write) -> set[str]:
         """Write every record of the source here; their ids."""
@@ -222,6 +255,27 @@ class Snapshots:
                 break
         for at in range(0, len(surplus), _PAGE):
             await write(effect.namespace, Delete(surplus[at : at + _PAGE]), effect.position)
+
+
+class _SourceWiped(RegionsError):
+    """A source does not hold what its follower tells: it was emptied, and that is not noticed yet."""
+
+
+class _Source:
+    """Another region's replica, for as long as it is the index that its follower filled.
+
+    What was read before a `check` is as its follower tells. Nothing is taken away here because of an index
+    that lost it.
+    """
+
+    def __init__(self, replica: Replica, marker: str, progress: Progress) -> None:
+        self.replica, self._expected = replica, progress.markers
+        self._markers = markers.Markers(marker, {replica.index: replica})
+
+    async def check(self) -> None:
+        """Raises: _SourceWiped; ReplicaError: it cannot be asked."""
+        if not await self._markers.is_there(self.replica.index, self._expected):
+            raise _SourceWiped(f"{self.replica.index} lost what it held")
 
 
 async def _namespaces(replica: Replica) -> list[NamespaceRef]:

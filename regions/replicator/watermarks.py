@@ -57,6 +57,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: str
     received: int
     received_s: float = NONE_S
+    is_first: bool = False
+    """All that was ever written came from this stream: no other one was followed before it."""
     is_resyncing: bool = False
     """Nothing of the shard may be read: what there is to copy is not even known yet."""
     behind: dict[str, Mark] = {}

@@ -244,10 +244,16 @@ def test_an_index_that_is_past_a_change_is_not_given_it() -> None:
     assert story.one(moves.Apply).call.change == put("x", n=13)
 
 
-def test_an_empty_log_is_followed_from_its_origin() -> None:
+def test_who_never_followed_anything_asks_the_others_and_then_begins_at_the_origin() -> None:
+    """Registers that were lost look the same, and then the stream may not be the whole history."""
     story = Story(None)
+    assert story.one(moves.Survey).received == 0
+    assert story.follower.progress.is_resyncing
+    assert story.follower.progress.incarnation == ""
+    story.tell(moves.Adopted())
     assert story.one(moves.Read).after == 0
     assert story.follower.phase is Phase.STREAMING
+    assert not story.follower.progress.is_resyncing
 
 
 # --- Calls that fail ------------------------------------------------------------------------------
