@@ -178,11 +178,13 @@ class Daemon:
             order = decode_order(register.value)
         except msgspec.DecodeError:
             return
-        act = moves.Unpark if order.act is Act.UNPARK else moves.Resync
         place = (RegionId(order.home), order.shard)
         while not ((driver := self.drivers.get(place)) and driver.follower.is_settled):  # noqa: ASYNC110
             await asyncio.sleep(self._terms.beat_s / 4)
-        driver.feed(act(order.namespace))
+        if order.act is Act.RESYNC:
+            driver.feed(moves.Resync(order.namespace))
+        elif driver.follower.is_parked(order.namespace):  # else it goes on already, or is no namespace's name
+            driver.feed(moves.Unpark(order.namespace))
         with suppress(LogUnavailable, Conflict):  # then it is done again, which does no harm
             await self._around.here.registers.swap(register.key, b"", register.revision, timeout_s=_CALL_S)
 

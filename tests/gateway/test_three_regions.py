@@ -17,6 +17,7 @@ from regions.changes import Delete
 from regions.logs import jetstream as jetstream_log
 from regions.logs.base import Append
 from regions.names import IndexName, NamespaceRef, RegionId
+from regions.orders import ORDERS_PREFIX
 from regions.positions import Epoch, epoch_of, parse_lsn
 from regions.registers import jetstream as jetstream_registers
 from regions.runtime import lifecycle
@@ -223,6 +224,22 @@ async def test_an_order_to_resync_is_carried_out_and_heals_the_replica(three: Th
             await asyncio.sleep(0.2)
     found = await call(three, AP, "/vectors/fetch?ids=warm&namespace=a")
     assert set((await found.json())["vectors"]) == {"warm"}
+
+
+async def test_an_order_to_unpark_what_is_not_parked_does_no_harm(three: Three) -> None:
+    for namespace in ("no-such", next(iter((await status(three))["namespaces"]["docs"]))):
+        where = ("--index", "docs", "--region", AP, "--namespace", namespace)
+        code, out = await command(three, "replica", "unpark", *where)
+        assert code == 0, out
+    orders = jetstream_registers.build(
+        jetstream_registers.Config(urls=[three.servers[AP].url]), region=RegionId(AP), resolve=str
+    )
+    async with asyncio.timeout(20):
+        while any(each.value for each in await orders.scan(ORDERS_PREFIX, timeout_s=5)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    await orders.close()
+    written = await call(three, US, "/vectors/upsert", upsert("unharmed"), x_meridian_ack=f"region={AP}")
+    assert written.headers["x-meridian-acked"] == f"region={AP}"
 
 
 async def test_a_home_that_is_down_is_said_in_pinecones_shape_and_a_promotion_heals_it(three: Three) -> None:
