@@ -6,6 +6,7 @@ was read is aborted, also while the answer's head is awaited: after a mere close
 other side, under uvloop up to 30 s, and go on downloading meanwhile.
 """
 
+import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -14,11 +15,13 @@ from typing import Final
 
 import aiohttp
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
 
 KEEP_ALIVE_S: Final = 60.0
+LOOK_S: Final = 0.5
+"""How often a silent body is looked after: aiohttp 3.14 closes a connection over a malformed chunk without a
+word to who is reading."""
 
 
 class UpstreamHttp:
@@ -49,7 +52,10 @@ class UpstreamHttp:
             await self._session.close()
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        """The answer's head; whoever takes it calls `leave`. Raises: UpstreamUnavailable: not reached."""
+        """The answer's head; whoever takes it calls `leave`.
+
+        Raises: UpstreamUnavailable: not reached. UpstreamProtocolError: what came is no HTTP.
+        """
         if self._session is None:
             raise UpstreamUnavailable(f"{self._name}: not started")
         try:
@@ -59,6 +65,10 @@ class UpstreamHttp:
                 return await self._send(self._session, url, headers, body)
         except aiohttp.ServerTimeoutError as error:
             raise UpstreamUnavailable(f"{self._name}: could not be reached in time") from error
+        except aiohttp.ClientResponseError as error:
+            raise UpstreamProtocolError(
+                f"{self._name}: its answer is no HTTP", detail=error.message[:300]
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamUnavailable(
                 f"{self._name}: could not be reached", detail=f"{type(error).__name__}: {error}"[:300]
@@ -77,7 +87,7 @@ class UpstreamHttp:
                 trace_request_ctx=seen,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if seen.reused and not isinstance(error, aiohttp.ClientConnectorError):
+            if seen.reused and _came_to_nothing(error):
                 raise _StaleConnection(str(error)) from error
             raise
 
@@ -85,18 +95,25 @@ class UpstreamHttp:
         """The body as it arrives. Raises: UpstreamUnavailable: broken off. UpstreamProtocolError: no HTTP."""
         while True:
             try:
-                part = await response.content.readany()
+                async with asyncio.timeout(LOOK_S):
+                    part = await response.content.readany()
+            except TimeoutError:
+                if not _is_lost(response):
+                    continue
+                raise UpstreamProtocolError(f"{self._name}: its answer stopped being HTTP") from None
             except (aiohttp.ClientError, OSError) as error:
                 raise UpstreamUnavailable(
                     f"{self._name}: broke off inside its answer", detail=str(error)[:300]
                 ) from error
-            except HttpProcessingError as error:
-                raise UpstreamProtocolError(
-                    f"{self._name}: its answer stopped being HTTP", detail=str(error)[:300]
-                ) from error
             if not part:
                 return
             yield part
+
+
+def _is_lost(response: aiohttp.ClientResponse) -> bool:
+    """Whether nothing more can come of an answer that is not at its end."""
+    connection = response.connection
+    return connection is not None and (connection.transport is None or connection.transport.is_closing())
 
 
 def leave(response: aiohttp.ClientResponse) -> None:
@@ -126,6 +143,13 @@ class _AbortedWhenLeft(aiohttp.ClientResponse):
 def _abort(connection: Connection) -> None:
     if connection.transport is not None:
         connection.transport.abort()
+
+
+def _came_to_nothing(error: aiohttp.ClientError) -> bool:
+    """Whether a connection that was up ended before any byte of an answer."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the part of a head that came
+    return not isinstance(error, aiohttp.ClientConnectorError)
 
 
 class _StaleConnection(aiohttp.ClientError):

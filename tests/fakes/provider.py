@@ -45,7 +45,8 @@ def answer(*pieces: str) -> list[bytes]:
 class Step:
     """How one request is answered: status and headers, then the parts with `gap_s` between them.
 
-    `cut` breaks the connection off after the parts; `hold` never ends the answer.
+    `cut` breaks the connection off after the parts; `hold` never ends the answer. A caller that asks for no
+    stream gets a step of the usual kind as JSON; one with another Content-Type as it stands.
     """
 
     parts: Sequence[bytes] = ()
@@ -72,6 +73,7 @@ class ScriptedProvider:
         self.steps = list(steps)
         self.seen: list[Seen] = []
         self.left = asyncio.Event()
+        self.tells_usage = True
         self.words: dict[str, Step] = {}
         self._good = good or (lambda: Step(answer("Answered", " well.")))
 
@@ -93,7 +95,7 @@ class ScriptedProvider:
 
     async def _perform(self, request: web.Request, step: Step, *, streams: bool) -> web.StreamResponse:
         await asyncio.sleep(step.first_s)
-        if not streams and step.status == 200:
+        if not streams and step.status == 200 and step.headers.get("Content-Type") == "text/event-stream":
             return web.json_response(self._whole(step))
         response = web.StreamResponse(status=step.status, headers=step.headers)
         await response.prepare(request)
@@ -126,6 +128,6 @@ class ScriptedProvider:
                     "finish_reason": "stop",
                 }
             ],
-            "usage": USAGE,
+            **({"usage": USAGE} if self.tells_usage else {}),
             "x_unknown_field": {"kept": True},
         }
