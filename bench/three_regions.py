@@ -22,7 +22,6 @@ from regions.runtime.nats_session import Connector, Session
 
 FIRST_PORT: Final = 21_401
 START_S: Final = 120.0
-INDEX: Final = plan.INDEX
 POLL_S: Final = 0.05
 
 
