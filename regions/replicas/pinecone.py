@@ -55,6 +55,10 @@ from regions.runtime.config_file import SecretRef
 
 T = TypeVar("T")
 
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""A thousand vectors of 20,000 numbers written as JSON, the longest that Pinecone gives."""
+LONGEST_WAIT_S: Final = 3600.0
+"""Nobody waits longer, whatever an index asks."""
 _UNAVAILABLE: Final = frozenset({401, 403, 408, 429})
 _WRITE_LSN: Final = (api.REQUEST_LSN_HEADER, "x-pinecone-lsn-committed")
 _NOTHING: Final[Metadata] = {"_m.dry": ""}
@@ -101,9 +105,18 @@ class _Answer:
 class PineconeReplica:
     """`regions.replicas.base.Replica` over HTTP."""
 
-    def __init__(self, config: Config, *, index: IndexName, region: RegionId, api_key: str | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        index: IndexName,
+        region: RegionId,
+        api_key: str | None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
         self._base, self._index, self.region = config.url, index, region
         self._connect_timeout_s = config.connect_timeout_s
+        self._max_answer_bytes = max_answer_bytes
         self._headers = {api.API_VERSION_HEADER: config.api_version, "Content-Type": "application/json"}
         if api_key is not None:
             self._headers[api.API_KEY_HEADER] = api_key
@@ -271,11 +284,19 @@ class PineconeReplica:
                 allow_redirects=False,
                 trace_request_ctx=seen,
             ) as response:
-                return _Answer(response.status, response.headers, await response.read())
+                return _Answer(response.status, response.headers, await self._read(response))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if seen.reused and not isinstance(error, aiohttp.ClientConnectorError):
                 raise _StaleConnection(str(error)) from error
             raise
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > self._max_answer_bytes:
+                raise ReplicaUnavailable(f"{self._name()} answers more than {self._max_answer_bytes} bytes")
+        return bytes(body)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
@@ -385,8 +406,9 @@ def _reason(answer: _Answer) -> tuple[int, str]:
 
 
 def _retry_after_s(headers: Any) -> float | None:
+    """Seconds, however many digits are sent; None for a date, which is by a clock that is not ours."""
     text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else None
+    return min(float(text), LONGEST_WAIT_S) if text.isascii() and text.isdigit() else None
 
 
 def _lsn(headers: Any, names: Sequence[str]) -> Lsn | None:

@@ -29,12 +29,16 @@ QUERY = Query(top_k=1, vector=[1.0])
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def app_of(answer: Answer) -> web.Application:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
 @asynccontextmanager
 async def replica_of(answer: Answer, **config: object) -> AsyncIterator[PineconeReplica]:
     """A client of a server that gives every request to `answer`."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    async with TestServer(app) as server:
+    async with TestServer(app_of(answer)) as server:
         client = build(
             Config(url=str(server.make_url("/")), **config),
             index=IndexName("docs"),
@@ -60,6 +64,36 @@ async def test_trouble_that_another_replica_may_not_have_is_unavailable(status: 
         with pytest.raises(ReplicaUnavailable) as caught:
             await replica.query(NAMESPACE, QUERY, timeout_s=5)
     assert caught.value.retry_after_s == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait_s"), [("9" * 400, 3600), ("0", 0), ("-1", None), ("Mon, 23 Nov 2026 12:00:00 GMT", None)]
+)
+async def test_a_wait_that_is_asked_for_is_bounded(asked: str, wait_s: float | None) -> None:
+    async with replica_of(saying(503, "no", **{"Retry-After": asked})) as replica:
+        with pytest.raises(ReplicaUnavailable) as caught:
+            await replica.query(NAMESPACE, QUERY, timeout_s=5)
+    assert caught.value.retry_after_s == wait_s
+
+
+async def test_an_answer_without_end_is_given_up_before_it_fills_the_memory() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 10_000)
+
+    async with TestServer(app_of(endless)) as server:
+        replica = PineconeReplica(
+            Config(url=str(server.make_url("/"))),
+            index=IndexName("docs"),
+            region=RegionId("us-east"),
+            api_key=None,
+            max_answer_bytes=50_000,
+        )
+        with pytest.raises(ReplicaUnavailable, match="more than 50000 bytes"):
+            await replica.query(NAMESPACE, QUERY, timeout_s=5)
+        await replica.close()
 
 
 async def test_a_refusal_keeps_the_indexs_own_words() -> None:
