@@ -20,7 +20,7 @@ from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMERS = {"first_content_s": 0.5, "gap_s": 0.5}
+TIMERS = {"first_content_s": 1, "gap_s": 0.5}
 RECORDS = [
     {"_id": "curie", "text": "Marie Curie won the Nobel Prize in Physics in 1903.", "title": "Marie Curie"},
     {"_id": "hills", "text": "The Karst hills are made of limestone.", "url": "https://example.org/karst"},

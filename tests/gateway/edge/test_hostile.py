@@ -17,7 +17,7 @@ from gateway.logs import quiet_libraries
 from tests.fakes.provider import DONE, ROLE, ScriptedProvider, Step, answer, chunk, usage_chunk
 from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
-TIMERS = {"first_content_s": 0.5, "gap_s": 0.5}
+TIMERS = {"first_content_s": 4, "gap_s": 0.5}
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "Who won?"}]}
 GOOD = msgspec.json.encode(BODY)
