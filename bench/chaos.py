@@ -12,10 +12,12 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Final
+
+import aiohttp
 
 from bench import chaos_damage
 from bench.campaign import FAR, HOME, NEAR, WRITES_PER_S, Account, Campaign, say
@@ -111,9 +113,22 @@ async def run(args: argparse.Namespace) -> Account:
             campaign = Campaign(rig, Path(folder), Random(args.seed))
             for name in _chosen(args.only):
                 begun_s = asyncio.get_running_loop().time()
-                await CASES[name][args.quick](campaign)
+                try:
+                    await CASES[name][args.quick](campaign)
+                except* (TimeoutError, RuntimeError, aiohttp.ClientError) as group:
+                    campaign.account.judge(name, f"{name}: broken off", map(repr, _leaves(group)))
                 say(f"  {name}: {asyncio.get_running_loop().time() - begun_s:.0f} s")
+                if not campaign.account.is_good:
+                    break  # what comes after it would say more of this than of itself
             return campaign.account
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def main() -> int:
