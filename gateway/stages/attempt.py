@@ -5,8 +5,11 @@ before is a failed attempt like any other, and nobody has seen any of it.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from gateway.context import RequestContext
 from gateway.errors import DeadlineExceeded, GatewayError, UpstreamProtocolError, UpstreamTimeout
@@ -73,6 +76,8 @@ class Attempt:
             finally:
                 await opened.close()
             await meter.settle()
+            if not is_streamed(call.request) and events[0].usage is None and meter.facts.usage is not None:
+                events = [with_usage(events[0], meter.facts.usage)]
             return EventStream(meter.facts, events)
 
         async def close() -> None:
@@ -129,7 +134,7 @@ async def _rest(
     """What follows the head, timed and counted; usage at its end when the provider did not say it."""
     try:
         last = opened.head[-1]
-        async for event in _watched(ctx, call.upstream.name, opened, watch):
+        async for event in _watched(ctx, call.upstream.name, opened, watch, call.request.choices):
             meter.count(event)
             last = event
             yield event
@@ -142,17 +147,17 @@ async def _rest(
 
 
 async def _watched(
-    ctx: RequestContext, name: str, opened: OpenedAnswer, watch: Watch
+    ctx: RequestContext, name: str, opened: OpenedAnswer, watch: Watch, choices: int
 ) -> AsyncIterator[ChatEvent]:
     """The events after the head, until a clock runs out. Raises: UpstreamTimeout, DeadlineExceeded.
 
-    Once every choice is finished only usage can follow: what does not come soon is not waited for.
+    Once every choice that was asked for is finished only usage can follow: it is not waited for long.
     """
     begun, unfinished = set[int](), set[int]()
     for event in opened.head:
         open_choices(event, unfinished, begun)
     while True:
-        is_complete = bool(begun) and not unfinished
+        is_complete = len(begun) >= choices and not unfinished
         due_s = min(watch.due_s(), ctx.clock() + LINGER_S) if is_complete else watch.due_s()
         try:
             async with asyncio.timeout_at(due_s):
@@ -177,6 +182,12 @@ def usage_event(last: ChatEvent, usage: Usage) -> ChatEvent:
     """The event with which a stream's `include_usage` ends, in the words of its `last` one."""
     chunk: dict[str, Any] = {name: last.chunk[name] for name in _ENVELOPE if name in last.chunk}
     return ChatEvent(chunk={**chunk, "choices": [], "usage": encode_usage(usage)}, usage=usage)
+
+
+def with_usage(event: ChatEvent, usage: Usage) -> ChatEvent:
+    """An answer in one piece with the usage that it lacks."""
+    chunk = {**event.chunk, "usage": encode_usage(usage)}
+    return dataclasses.replace(event, chunk=chunk, raw=msgspec.json.encode(chunk), usage=usage)
 
 
 def _see(watch: Watch, event: ChatEvent, now_s: float) -> None:

@@ -289,6 +289,18 @@ async def test_usage_that_the_provider_does_not_tell_is_estimated_and_sent() -> 
         assert answered.facts.cost_usd > 0
 
 
+async def test_an_answer_in_one_piece_gets_the_usage_that_it_lacks_and_keeps_the_rest() -> None:
+    async with rig({}) as r:
+        r.providers[0].tells_usage = False
+        answered = await r.chain(context(), request(stream=False))
+        async with answered:
+            (event,) = [event async for event in answered]
+        assert event.raw is not None
+        body = msgspec.json.decode(event.raw)
+        assert body["usage"]["completion_tokens"] == 3
+        assert body["x_unknown_field"] == {"kept": True}
+
+
 async def test_a_stream_that_is_finished_is_not_waited_for() -> None:
     async with rig({}) as r:
         r.providers[0].steps = [Step([*answer("All.")[:-2], usage_chunk()], hold=True)]
