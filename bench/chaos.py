@@ -113,12 +113,14 @@ async def run(args: argparse.Namespace) -> Account:
             campaign = Campaign(rig, Path(folder), Random(args.seed))
             for name in _chosen(args.only):
                 begun_s = asyncio.get_running_loop().time()
+                is_broken_off = False
                 try:
                     await CASES[name][args.quick](campaign)
                 except* (TimeoutError, RuntimeError, aiohttp.ClientError) as group:
+                    is_broken_off = True
                     campaign.account.judge(name, f"{name}: broken off", map(repr, _leaves(group)))
                 say(f"  {name}: {asyncio.get_running_loop().time() - begun_s:.0f} s")
-                if not campaign.account.is_good:
+                if is_broken_off or campaign.account.wrong:
                     break  # what comes after it would say more of this than of itself
             return campaign.account
 
