@@ -147,6 +147,7 @@ class Driver:
         self._awaited_s = float("inf")
         self._tasks = asyncio.TaskGroup()
         self._is_over = False
+        self._looking = asyncio.Lock()
 
     async def run(self) -> NoReturn:
         """Follow until something ends it.
@@ -200,11 +201,27 @@ class Driver:
             known = self.follower.progress.markers
             if news := [cut.key for cut in self._cuts() if cut.key not in known]:
                 raise TermCut(f"ended by force: {', '.join(news)}")
+            await self._look()
+
+    async def _look(self) -> None:
+        """Raises: IndexWiped."""
+        async with self._looking:
+            known = self.follower.progress.markers
             tokens, wiped = await self._markers.check(known)
             if wiped:
                 raise IndexWiped(f"{', '.join(wiped)} in {self._route.here.region} lost what they held")
             if tokens != known:
                 self.feed(moves.Marked(tokens))
+
+    async def _marked(self, index: IndexName) -> None:
+        """Before the first change of an index: once emptied, it must never be taken for a new one.
+
+        Raises: ReplicaUnavailable: it cannot be marked now. IndexWiped.
+        """
+        if index not in self.follower.markers:
+            await self._look()
+        if index not in self.follower.markers:
+            raise ReplicaUnavailable(f"{index} cannot be marked as ours", may_land=False)
 
     async def _keep_time(self) -> None:
         """Wake the follower when it wants to be."""
@@ -267,6 +284,7 @@ class Driver:
         Raises: ReplicaError.
         """
         pacer = self._pacers[namespace.index]
+        await self._marked(namespace.index)
         await pacer.turn()
         if self._now_s() >= self.follower.send_by_s:
             raise ReplicaUnavailable("the lease is about to end", may_land=False)

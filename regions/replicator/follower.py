@@ -18,7 +18,7 @@ returns what to do. States and the events each one takes (any other raises `Ille
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from heapq import heappop, heappush
 from typing import Final
@@ -147,6 +147,11 @@ class Follower:
     def is_parked(self, namespace: NamespaceRef) -> bool:
         lane = self._lanes.get(namespace)
         return lane is not None and lane.state is State.PARKED
+
+    @property
+    def markers(self) -> Mapping[str, str]:
+        """By which token each index is known (`replicator.markers`)."""
+        return self._markers
 
     @property
     def progress(self) -> Progress:
