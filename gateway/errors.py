@@ -15,7 +15,7 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   Draining                     gateway: this process accepts no more
   UpstreamTimeout              upstream: no answer in time
   UpstreamUnavailable          upstream: not reached, broken off, 5xx
-    UpstreamThrottled            upstream: it takes no more of us for now
+    UpstreamThrottled            upstream: our account asks it too much
     CircuitOpen                  upstream: it failed so often that it is not asked for a while
   UpstreamRejected             upstream answered "no" to this very request (`Refusal` says about what)
   UpstreamProtocolError        upstream: an answer that is not in its dialect
