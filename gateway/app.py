@@ -16,7 +16,8 @@ import structlog
 from aiohttp import web
 
 from gateway import connect, embedders, pipelines
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from gateway.data import word_rates
 from gateway.edge import operators
 from gateway.edge.connection import Patience, serving

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.allowances import Priority
 from gateway.errors import DeadlineExceeded
-from gateway.tenants import Tenant
+from gateway.tenants import Tenant, TenantKey
 from regions.positions import NO_LSN, Lsn
 
 MAX_NOTES: Final = 64
@@ -47,7 +48,7 @@ class RequestContext:
 
     `floor` and `max_staleness_s` are what the caller's reads accept (None: the gateway's default), `ack` is
     what its writes wait for: "", "applied", or "region=…". `is_whole`: a stream is given out only once it is
-    complete. `complexity` is the caller's hint to the route, "" for none.
+    complete. `complexity` is the caller's hint to the route, "" for none. `key` is the one that was shown.
     """
 
     request_id: str
@@ -62,6 +63,8 @@ class RequestContext:
     ack: str = ""
     is_whole: bool = False
     complexity: str = ""
+    key: TenantKey | None = None
+    priority: Priority = Priority.INTERACTIVE
 
     def elapsed_s(self) -> float:
         return self.clock() - self.started_s

@@ -11,6 +11,8 @@ GatewayError                 fault: who is to blame; retryable: may another atte
   BodyTooLarge                 client: more bytes than the limit
   Unsupported                  client: a call we do not serve, said plainly
     MethodNotAllowed             client: the path exists, not for this method
+  RateLimited                  client: one of its limits is reached; it says which and until when
+  QuotaExceeded                client: its budget is spent; coming again soon does not help
   Overloaded                   gateway: shed for load; retry after a while
   Draining                     gateway: this process accepts no more
   UpstreamTimeout              upstream: no answer in time
@@ -143,6 +145,25 @@ class MethodNotAllowed(Unsupported):
     """The path exists, but not for this method."""
 
     code = "method_not_allowed"
+
+
+class RateLimited(GatewayError):
+    """One of the tenant's limits is reached: `limit` names it, such as "requests per minute"."""
+
+    fault = Fault.CLIENT
+    retryable = True
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+
+
+class QuotaExceeded(GatewayError):
+    """The tenant's budget is spent: coming again within minutes does not help."""
+
+    fault = Fault.CLIENT
+    code = "insufficient_quota"
 
 
 class Overloaded(GatewayError):

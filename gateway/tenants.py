@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gateway.allowances import Budget, CacheRules, Grants, Limits, Priority
 from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from gateway.messages import Degrade, RagMode
 from regions.errors import BadName, ConfigProblem
@@ -43,6 +44,7 @@ class TenantKey(BaseModel):
 
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="From digest_key(); never the key itself.")
     label: str = Field("", description="For people: where this key is used.")
+    limits: Limits = Limits()
 
 
 class TenantDefaults(BaseModel):
@@ -74,7 +76,17 @@ class Tenant(BaseModel):
     id: str = Field(description="16 of a-z and 0-9; prefixes every stored namespace, never reused.")
     name: str = Field(description="For people.")
     keys: list[TenantKey] = Field(default_factory=list)
-    indexes: list[str] = Field(default_factory=list, description="Indexes it may use; empty: all.")
+    grants: Grants = Grants()
+    limits: Limits = Limits()
+    model_limits: dict[str, Limits] = Field(
+        default_factory=dict, description="Further limits, each of one model, by its alias."
+    )
+    weight: float = Field(1.0, gt=0, le=100, description="Its share of a full gateway, against the others'.")
+    priority: Priority = Field(
+        Priority.INTERACTIVE, description="Of calls that do not say; text ingestion comes last in any case."
+    )
+    budget: Budget | None = Field(None, description="Without one, spending is counted and not bounded.")
+    cache: CacheRules = CacheRules()
     defaults: TenantDefaults = TenantDefaults()
 
     @field_validator("id")
@@ -90,7 +102,7 @@ class Tenant(BaseModel):
         return TenantId(self.id)
 
     def may_use(self, index: str) -> bool:
-        return not self.indexes or index in self.indexes
+        return not self.grants.indexes or index in self.grants.indexes
 
     def index(self, name: str | None, known: Iterable[str]) -> IndexName:
         """The index a call means: the one it names, else the tenant's default.
@@ -148,7 +160,7 @@ def check_tenants(file: TenantsFile, indexes: Iterable[str]) -> list[ConfigProbl
             if key.digest in digests:
                 problems.append(ConfigProblem(f"{path}.keys.{place}.digest", "belongs to two keys"))
             digests.add(key.digest)
-        named = [*tenant.indexes, *([tenant.defaults.index] if tenant.defaults.index else [])]
+        named = [*tenant.grants.indexes, *([tenant.defaults.index] if tenant.defaults.index else [])]
         problems += [
             ConfigProblem(path, f"names the index {name!r}, which is not configured")
             for name in sorted(set(named) - known)

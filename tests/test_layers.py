@@ -22,7 +22,8 @@ LAYERS: Final = {
         ("generations", "reload"),
         ("edge", "pipelines", "connect"),
         ("stages",),
-        ("config", "ingest"),
+        ("config_checks", "ingest"),
+        ("config",),
         ("providers", "embedders", "caches", "limiters"),
         ("policies", "wire"),
     ),
@@ -44,7 +45,14 @@ VALUES: Final = ("regions.replicator.watermarks", "regions.replicator.canary")
 
 PURE: Final = (
     *("gateway.policies", "gateway.wire", "gateway.routes", "gateway.catalogue", "gateway.messages"),
-    *("gateway.errors", "gateway.tenants", "regions.names", "regions.records", "regions.positions"),
+    *(
+        "gateway.errors",
+        "gateway.tenants",
+        "gateway.allowances",
+        "regions.names",
+        "regions.records",
+        "regions.positions",
+    ),
     *(
         "regions.changes",
         "regions.change_codec",

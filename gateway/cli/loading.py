@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def load_gateway(path: Path) -> "GatewayConfig":
     """The validated configuration. Raises: ConfigError: with every problem found."""
-    from gateway.config import GatewayConfig, cross_check
+    from gateway.config import GatewayConfig
+    from gateway.config_checks import cross_check
     from regions.runtime.config_file import load
 
     return load(path, GatewayConfig, os.environ, cross_check)

@@ -37,6 +37,8 @@ SHAPES: Final[dict[type[GatewayError], Shape]] = {
     errors.BodyTooLarge: Shape(413, "invalid_request_error", 8),
     errors.Unsupported: Shape(501, "invalid_request_error", 12),
     errors.MethodNotAllowed: Shape(405, "invalid_request_error", 12),
+    errors.RateLimited: Shape(429, "rate_limit_error", 8),
+    errors.QuotaExceeded: Shape(429, "insufficient_quota", 8),
     errors.Overloaded: Shape(503, "server_error", 14),
     errors.Draining: Shape(503, "server_error", 14),
     errors.UpstreamTimeout: Shape(504, "server_error", 4),

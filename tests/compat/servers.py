@@ -157,7 +157,7 @@ def write_gateway_config(
     tenants = [
         _tenant(TENANT, KEY, defaults=docs),
         _tenant(OTHER_TENANT, OTHER_KEY, defaults=docs),
-        _tenant(NARROW_TENANT, NARROW_KEY, indexes=["elsewhere"]),
+        _tenant(NARROW_TENANT, NARROW_KEY, grants={"indexes": ["elsewhere"]}),
     ]
     (directory / "tenants.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
     replica = {"region": "us-east", "kind": "pinecone", "url": index_url, "api_key": "file:node.key"}

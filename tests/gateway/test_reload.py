@@ -11,7 +11,8 @@ import yaml
 from aiohttp.test_utils import BaseTestServer, TestServer
 from structlog.testing import CapturingLogger
 
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from gateway.reload import Reloader
 from regions.errors import ConfigError, ConfigProblem
 from regions.runtime import config_file

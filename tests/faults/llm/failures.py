@@ -15,7 +15,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from tests.faults.llm import acts
 from tests.faults.llm.caller import Ending, Outcome
 from tests.faults.llm.published import STREAMED, WELL

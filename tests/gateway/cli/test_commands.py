@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from gateway.cli import COMMANDS
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from regions.runtime.config_example import example
 from regions.runtime.config_file import load
 from regions.runtime.lifecycle import PortTaken, bind

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from regions.node.config import NodeConfig
 from regions.node.main import run_node
 from regions.runtime import lifecycle

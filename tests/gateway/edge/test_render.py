@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.edge import render
-from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamRejected
+from gateway.errors import BadRequest, GatewayError, Overloaded, RateLimited, UpstreamRejected
 
 
 def every_error() -> Iterator[type[GatewayError]]:
@@ -16,7 +16,11 @@ def every_error() -> Iterator[type[GatewayError]]:
 
 
 def make(kind: type[GatewayError]) -> GatewayError:
-    return kind("said so", status=401) if issubclass(kind, UpstreamRejected) else kind("said so")
+    if issubclass(kind, UpstreamRejected):
+        return kind("said so", status=401)
+    if issubclass(kind, RateLimited):
+        return kind("said so", limit="requests per minute", retry_after_s=1)
+    return kind("said so")
 
 
 @pytest.mark.parametrize("kind", list(every_error()))

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import GatewayConfig, cross_check
+from gateway.config import GatewayConfig
+from gateway.config_checks import cross_check
 from gateway.tenants import TenantsFile, check_tenants, digest_key
 from gateway.up import plan
 from gateway.up.llm import Llm, LlmWish, choose
