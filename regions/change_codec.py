@@ -16,14 +16,16 @@ version beside the old.
 Vectors are float32 and uint32, little-endian, raw. The records of an upsert lie in columns: ids, lengths
 (uint32), all dense values end to end, sparse lengths (int32, -1 for none), all sparse indices, all sparse
 values, metadata. Values therefore come back as the float32 nearest to what was given, which is what an
-index stores. 1,000 records of 384 dimensions and 300 characters take 1.9 MB, 10 ms to write and 40 ms to
-read, which is what half a million Python floats take.
+index stores; the dense ones as ``array("f")``, so that nobody pays for floats that nobody reads. 1,000
+records of 384 dimensions and 300 characters take 1.9 MB, 13 ms to write and 8 ms to read.
 
 Why zlib's CRC: it is in the standard library, and at 1 GB/s it is not what an append waits for.
 """
 
+import sys
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct, pack, unpack, unpack_from
 from struct import error as struct_error
@@ -280,7 +282,7 @@ def _columns(records: Sequence[Record]) -> _Columns:
 def _records(columns: _Columns) -> list[Record]:
     lengths, sparse_lengths = _read(columns.lengths, "I"), _read(columns.sparse_lengths, "i")
     present = [max(length, 0) for length in sparse_lengths]
-    dense = _cut(columns.values, "f", lengths)
+    dense = _arrays(columns.values, lengths)
     indices = _cut(columns.sparse_indices, "I", present)
     values = _cut(columns.sparse_values, "f", present)
     sparse = [
@@ -292,10 +294,26 @@ def _records(columns: _Columns) -> list[Record]:
 
 def _cut(data: bytes, kind: str, lengths: list[int]) -> list[list[Any]]:
     """Lists that lie end to end. Raises: ValueError: the lengths do not add up to the bytes."""
+    return [
+        list(unpack_from(f"<{end - start}{kind}", data, 4 * start)) for start, end in _ends(data, lengths)
+    ]
+
+
+def _arrays(data: bytes, lengths: list[int]) -> list[Sequence[float]]:
+    """Float32 that lie end to end; [] for none. Raises: ValueError: the lengths do not add up."""
+    places = _ends(data, lengths)
+    values = array("f", data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return [values[start:end] if end > start else [] for start, end in places]
+
+
+def _ends(data: bytes, lengths: list[int]) -> Iterable[tuple[int, int]]:
+    """Where each begins and ends, counted in numbers of four bytes."""
     ends = list(accumulate(lengths, initial=0))
     if 4 * ends[-1] != len(data):
         raise ValueError(f"{len(data)} bytes where the lengths say {4 * ends[-1]}")
-    return [list(unpack_from(f"<{end - start}{kind}", data, 4 * start)) for start, end in pairwise(ends)]
+    return pairwise(ends)
 
 
 def _uint32(numbers: Sequence[int]) -> bytes:

@@ -4,6 +4,7 @@ Pure. All mutations of the product are one of these values, pass through one wri
 replica through `Replica.apply`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ class Update(msgspec.Struct, frozen=True, tag=True):
     """Change parts of one record; metadata keys are merged, an unknown id is no error."""
 
     id: str
-    values: list[float] | None = None
+    values: Sequence[float] | None = None
     sparse_values: SparseVector | None = None
     set_metadata: Metadata | None = None
 

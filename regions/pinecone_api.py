@@ -8,6 +8,7 @@ Bodies hold `Record`, `Match` and `SparseVector` of `regions.records`; a query's
 Source: Pinecone's API reference, version 2026-07, and what SDK 10.2 sends and reads (FACTS, section 1).
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Final, Literal
 
@@ -157,7 +158,7 @@ class UpdateRequest(Request, frozen=True):
     namespace: str = ""
     id: str | None = None
     filter: dict[str, Any] | None = None
-    values: list[float] | None = None
+    values: Sequence[float] | None = None
     sparse_values: SparseVector | None = None
     set_metadata: Metadata | None = None
     dry_run: bool = False

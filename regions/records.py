@@ -4,9 +4,13 @@ Pure. The structs are frozen and their lists are never mutated; field names are 
 HTTP API in camel case, so that one definition serves the wire and the code.
 
 Vectors: `values` is (dimension,) float32 written as JSON numbers; a sparse vector is parallel lists of
-uint32 indices and float32 values, sorted or not, without repeats.
+uint32 indices and float32 values, sorted or not, without repeats. The dense values of a record are a list, or
+an ``array("f")`` where they come from a log: of a backlog most are written over before anyone looks at them,
+and millions of floats in lists are what a garbage collector then walks through again and again.
 """
 
+from array import array
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", fo
     """A vector with its id and flat metadata."""
 
     id: str
-    values: list[float] = []
+    values: Sequence[float] = []
     sparse_values: SparseVector | None = None
     metadata: Metadata | None = None
 
@@ -59,13 +63,20 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 
     id: str
     score: float
-    values: list[float] = []
+    values: Sequence[float] = []
     sparse_values: SparseVector | None = None
     metadata: Metadata | None = None
 
 
+def jsonable(value: Any) -> Any:
+    """What msgspec writes for a value it does not know, as its `enc_hook`. Raises: NotImplementedError."""
+    if isinstance(value, array):
+        return value.tolist()
+    raise NotImplementedError(f"a {type(value).__name__} has no JSON")
+
+
 def patched(
-    record: Record, values: list[float] | None, sparse: SparseVector | None, metadata: Metadata | None
+    record: Record, values: Sequence[float] | None, sparse: SparseVector | None, metadata: Metadata | None
 ) -> Record:
     """The record after a partial update: vectors are replaced whole, metadata is merged by key."""
     return msgspec.structs.replace(

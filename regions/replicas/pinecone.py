@@ -41,7 +41,7 @@ from regions.changes import (
 from regions.errors import ReplicaAhead, ReplicaError, ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Lsn, parse_lsn
-from regions.records import Metadata, Query
+from regions.records import Metadata, Query, jsonable
 from regions.replicas.base import (
     Applied,
     Fetched,
@@ -384,7 +384,7 @@ def _page_params(prefix: str, limit: int, token: str | None) -> dict[str, str | 
 
 
 def _encoded(value: msgspec.Struct) -> bytes:
-    return msgspec.json.encode(value)
+    return msgspec.json.encode(value, enc_hook=jsonable)
 
 
 def _decoded(body: bytes, type_: type[T]) -> T:

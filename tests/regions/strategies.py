@@ -1,8 +1,11 @@
-"""Metadata and filters for hypothesis, and what filters mean, written a second time and independently."""
+"""Metadata and filters for hypothesis, what filters mean, told a second time, and changes to be compared."""
 
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
+
+from regions.changes import Body, Upsert
 
 FIELDS = ["a", "b", "c"]
 LARGE = [2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, 2**63 - 1, -(2**63) + 1]
@@ -77,3 +80,10 @@ def _kind(value: Any) -> type:
     if isinstance(value, bool):
         return bool
     return float if isinstance(value, int | float) else type(value)
+
+
+def listed(body: Body) -> Body:
+    """The change with all vectors as lists, so that `==` compares numbers whatever holds them."""
+    if not isinstance(body, Upsert):
+        return body
+    return Upsert([msgspec.structs.replace(r, values=list(r.values)) for r in body.records])

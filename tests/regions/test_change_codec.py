@@ -27,6 +27,7 @@ from regions.changes import (
 from regions.errors import LogCorrupt
 from regions.positions import Epoch
 from regions.records import Metadata, Record, SparseVector
+from tests.regions.strategies import listed
 
 float32 = st.floats(width=32, allow_nan=False)
 ids = st.text(st.characters(codec="ascii"), min_size=1, max_size=12)
@@ -81,14 +82,15 @@ GOLDEN: Final = bytes.fromhex(
 
 @given(epochs, st.text(st.characters(codec="ascii"), max_size=20), bodies)
 def test_what_is_encoded_is_decoded(epoch: Epoch, namespace: str, body: Body) -> None:
-    assert decode(encode(epoch, namespace, body)) == Decoded(epoch, namespace, body)
+    decoded = decode(encode(epoch, namespace, body))
+    assert decoded._replace(body=listed(decoded.body)) == Decoded(epoch, namespace, body)
 
 
 @given(st.lists(st.floats(-1e30, 1e30), max_size=20))
 def test_vectors_come_back_as_the_nearest_float32(values: list[float]) -> None:
     _, _, body = decode(encode(Epoch(1), "n", Upsert([Record("a", values)])))
     assert isinstance(body, Upsert)
-    assert body.records[0].values == [float(np.float32(value)) for value in values]
+    assert list(body.records[0].values) == [float(np.float32(value)) for value in values]
 
 
 @settings(max_examples=40)
@@ -126,7 +128,8 @@ def test_an_unknown_version_is_named() -> None:
 
 def test_version_1_is_these_bytes() -> None:
     assert encode(Epoch(3), "t1.n", SAMPLE).hex() == GOLDEN.hex()
-    assert decode(GOLDEN) == Decoded(Epoch(3), "t1.n", SAMPLE)
+    decoded = decode(GOLDEN)
+    assert decoded._replace(body=listed(decoded.body)) == Decoded(Epoch(3), "t1.n", SAMPLE)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from regions.replicator.snapshot import Site
 from regions.replicator.watermarks import Progress, decode, key_of, progress_key
 from regions.selection import Bounds, rank_namespace
 from regions.topology import Home, Term, Topology, shard_of
+from tests.regions.strategies import listed
 from tests.simulation.clock import run
 from tests.simulation.network import Network, Process, Weather
 from tests.simulation.remote import RemoteLog, RemoteRegisters, RemoteReplica
@@ -630,7 +631,9 @@ class World:
         }
         truth = histories(entry for entries in kept.values() for entry in entries)
         for acked in self.acked:
-            if not any(e.lsn == acked.lsn and e.body == acked.change for e in kept[acked.home, acked.shard]):
+            if not any(
+                e.lsn == acked.lsn and listed(e.body) == acked.change for e in kept[acked.home, acked.shard]
+            ):
                 raise Violation(f"lost: {acked}")
         for (index, stored), history in truth.items():
             self._compare_history(history)
