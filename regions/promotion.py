@@ -27,6 +27,7 @@ from regions.live import Place
 from regions.logs.base import Entry, Log
 from regions.names import IndexName, RegionId
 from regions.positions import Epoch
+from regions.records import jsonable
 from regions.registers.base import Registers
 from regions.replicator.watermarks import NONE_S, Progress, decode, progress_key
 from regions.topology import Home, Term
@@ -199,7 +200,8 @@ def tail_line(entry: Entry) -> bytes:
             "index": entry.index,
             "namespace": entry.namespace,
             "change": entry.body,
-        }
+        },
+        enc_hook=jsonable,
     )
 
 

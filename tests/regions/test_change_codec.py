@@ -25,7 +25,10 @@ from regions.changes import (
     Upsert,
 )
 from regions.errors import LogCorrupt
+from regions.logs.base import Entry
+from regions.names import IndexName
 from regions.positions import Epoch
+from regions.promotion import tail_line
 from regions.records import Metadata, Record, SparseVector
 from tests.regions.strategies import listed
 
@@ -84,6 +87,13 @@ GOLDEN: Final = bytes.fromhex(
 def test_what_is_encoded_is_decoded(epoch: Epoch, namespace: str, body: Body) -> None:
     decoded = decode(encode(epoch, namespace, body))
     assert decoded._replace(body=listed(decoded.body)) == Decoded(epoch, namespace, body)
+
+
+@given(bodies)
+def test_what_is_decoded_can_be_a_line_of_a_tail(body: Body) -> None:
+    decoded = decode(encode(Epoch(1), "n", body)).body
+    line = msgspec.json.decode(tail_line(Entry(0, 1, Epoch(1), 0.0, IndexName("docs"), "n", decoded)))
+    assert line["change"] == msgspec.json.decode(msgspec.json.encode(body))
 
 
 @given(st.lists(st.floats(-1e30, 1e30), max_size=20))
