@@ -31,6 +31,7 @@ from gateway.logs import make_logger
 from gateway.observe import Observer
 from gateway.policies.breaker import Breakers
 from gateway.policies.sparse import SparseEncoder
+from gateway.receipts import Receipts
 from gateway.reload import Reloader
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.guarded_embedder import GuardedEmbedder
@@ -67,8 +68,12 @@ async def run_gateway(
     async with AsyncExitStack() as stack:
         operators_sock = lifecycle.bind(config.server.operators_host, config.server.operators_port + worker)
         stack.enter_context(operators_sock)
-        gateway = await _build(config, config_dir, telemetry, log, stack)
-        operators_app = operators.application(telemetry.registry, gateway.is_ready, gateway.facts)
+        receipts = Receipts()
+        observer = Observer(telemetry, log, receipts, lifecycle.wall_clock)
+        gateway = await _build(config, config_dir, telemetry, log, observer, stack)
+        operators_app = operators.application(
+            telemetry.registry, gateway.is_ready, gateway.facts, receipts, _admin_key(config, config_dir)
+        )
         patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
         await stack.enter_async_context(serving(operators_app, operators_sock, patience))
         if path is not None:
@@ -133,6 +138,7 @@ async def _build(
     config_dir: Path,
     telemetry: Telemetry,
     log: structlog.stdlib.BoundLogger,
+    observer: Observer,
     stack: AsyncExitStack,
 ) -> Gateway:
     def resolve(ref: SecretRef) -> str:
@@ -151,7 +157,7 @@ async def _build(
         edge=Edge(
             region=config.region,
             tenants=_load_tenants(config, config_dir, pepper),
-            observer=Observer(telemetry, log),
+            observer=observer,
             telemetry=telemetry,
             body_limit_bytes=config.server.body_limit_bytes,
             max_in_flight=config.server.max_in_flight,
@@ -241,6 +247,12 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             yield
         finally:
             task.cancel()
+
+
+def _admin_key(config: GatewayConfig, config_dir: Path) -> str | None:
+    """Raises: ConfigError: it cannot be read, or nothing stands there."""
+    ref = config.server.admin_key
+    return None if ref is None else config_file.resolve_secret(ref, config_dir, os.environ)
 
 
 def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:

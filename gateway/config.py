@@ -63,6 +63,11 @@ class ServerConfig(Section):
     operators_port: int = Field(
         9401, ge=1, le=65535, description="Health and metrics; worker n listens on this plus n."
     )
+    admin_key: SecretRef | None = Field(
+        None,
+        examples=["env:MERIDIAN_ADMIN_KEY"],
+        description="What /admin on the operators' port asks for; without one it is shut.",
+    )
     workers: int = Field(1, ge=1, le=64, description="Processes that share the port (SO_REUSEPORT).")
     public_url: str | None = Field(
         None, description="What GET /indexes answers as host; by default http://host:port."

@@ -11,6 +11,11 @@ from regions.positions import NO_LSN, Lsn
 
 MAX_NOTES: Final = 64
 
+ANSWER: Final = "answer"
+"""The note that an ended chat answer leaves: `edge.facts.leave_note`."""
+ATTEMPT: Final = "attempt"
+"""The note that each call of an LLM upstream leaves: `stages.metering`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

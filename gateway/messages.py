@@ -51,6 +51,7 @@ class RagOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: RagMode | None = None
     degrade: Degrade | None = None
     include_context: bool | None = None
+    include_receipt: bool | None = None
     complexity: Complexity | None = None
 
 

@@ -1,16 +1,17 @@
-"""Observer: the one place where an ended request becomes a log line and metrics.
+"""Observer: the one place where an ended request becomes a receipt, a log line and metrics.
 
 It stands at the edge rather than in a pipeline, because it must also see what never reached one: a
 wrong key, a body too large, a drain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from gateway.context import RequestContext
 from gateway.errors import Fault, GatewayError
+from gateway.receipts import Receipt, Receipts, receipt_of
 from gateway.telemetry import STAGES, Telemetry
 
 _CAUSES = (
@@ -26,10 +27,17 @@ _LEVELS = {Fault.CLIENT: "info", Fault.GATEWAY: "error", Fault.UPSTREAM: "warnin
 
 
 class Observer:
-    """Counts and logs requests as they end."""
+    """Counts and logs requests as they end, and keeps their receipts. `wall_clock`: seconds since 1970."""
 
-    def __init__(self, telemetry: Telemetry, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        log: structlog.stdlib.BoundLogger,
+        receipts: Receipts,
+        wall_clock: Callable[[], float],
+    ) -> None:
         self._telemetry, self._log = telemetry, log
+        self._receipts, self._wall_clock = receipts, wall_clock
 
     def rejected(self, dialect: str, call: str, request_id: str, error: GatewayError) -> None:
         """A request that ended before it had a tenant."""
@@ -39,36 +47,20 @@ class Observer:
     def ended(self, ctx: RequestContext, call: str, error: BaseException | None) -> None:
         """A request that had a tenant: answered, failed, or left by its caller."""
         outcome, level = _outcome(error)
-        elapsed_s = ctx.elapsed_s()
+        receipt = receipt_of(ctx, call, outcome, error, self._wall_clock())
+        self._receipts.add(receipt)
         self._telemetry.requests.labels(ctx.dialect, call, outcome).inc()
-        self._telemetry.request_seconds.labels(ctx.dialect, call).observe(elapsed_s)
+        self._telemetry.request_seconds.labels(ctx.dialect, call).observe(ctx.elapsed_s())
         for stage in STAGES:
             if stage in ctx.trail.stages_s:
                 self._telemetry.stage_seconds.labels(stage).observe(ctx.trail.stages_s[stage])
-        answer = ctx.trail.last("answer")
-        self._count_answer(answer)
-        attempts = [note.details for note in ctx.trail.notes if note.name == "attempt"]
-        self._count_attempts(attempts)
-        self._log.log(
-            _NUMBER[level],
-            "request",
-            request_id=ctx.request_id,
-            tenant=ctx.tenant.id,
-            dialect=ctx.dialect,
-            call=call,
-            outcome=outcome,
-            seconds=round(elapsed_s, 4),
-            stages={name: round(s, 4) for name, s in ctx.trail.stages_s.items()},
-            **answer,
-            **({"attempts": attempts} if attempts else {}),
-            **{name: ctx.trail.last(name) for name in _CAUSES if ctx.trail.last(name)},
-            **({"error": str(error)} if error is not None else {}),
-            **({"detail": error.detail} if isinstance(error, GatewayError) and error.detail else {}),
-            # Only what we did not foresee is worth a traceback.
-            **({"exc_info": error} if type(error) is GatewayError else {}),
-        )
+        self._count_answer(receipt.answer)
+        self._count_attempts(receipt.attempts())
+        # Only what we did not foresee is worth a traceback.
+        foreseen = {} if type(error) is not GatewayError else {"exc_info": error}
+        self._log.log(_NUMBER[level], "request", **_line(receipt), **foreseen)
 
-    def _count_answer(self, answer: dict[str, Any]) -> None:
+    def _count_answer(self, answer: Mapping[str, Any]) -> None:
         if not answer:
             return
         model = answer["route"]
@@ -77,7 +69,7 @@ class Observer:
         if answer["degraded"]:
             self._telemetry.degraded.labels(*answer["degraded"].split("; reason=")).inc()
 
-    def _count_attempts(self, attempts: Sequence[dict[str, Any]]) -> None:
+    def _count_attempts(self, attempts: Sequence[Mapping[str, Any]]) -> None:
         for attempt in attempts:
             upstream = attempt["upstream"]
             self._telemetry.attempts.labels(upstream, attempt["outcome"]).inc()
@@ -86,6 +78,25 @@ class Observer:
             self._telemetry.tokens.labels(attempt["route"], "input").inc(attempt["input_tokens"])
             self._telemetry.tokens.labels(attempt["route"], "output").inc(attempt["output_tokens"])
             self._telemetry.cost_usd.labels(attempt["route"]).inc(attempt["cost_usd"])
+
+
+def _line(receipt: Receipt) -> dict[str, Any]:
+    """The receipt as fields of a log line: without steps that neither cost nor explain anything."""
+    attempts = receipt.attempts()
+    return {
+        "request_id": receipt.request_id,
+        "tenant": receipt.tenant,
+        "dialect": receipt.dialect,
+        "call": receipt.call,
+        "outcome": receipt.outcome,
+        "ms": receipt.total_ms,
+        "stages_ms": receipt.stages_ms,
+        **receipt.answer,
+        **({"attempts": attempts} if attempts else {}),
+        **{name: receipt.last(name) for name in _CAUSES if receipt.last(name)},
+        **({"error": receipt.error} if receipt.error else {}),
+        **({"detail": receipt.detail} if receipt.detail else {}),
+    }
 
 
 _NUMBER = {"debug": 10, "info": 20, "warning": 30, "error": 40}

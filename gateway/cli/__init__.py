@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "check-config": "Name every problem of a configuration.",
     "config": "Show a configuration, or a commented example.",
     "status": "Show whether a gateway is ready, or how every region does.",
+    "receipt": "Show what became of a request, or the last ones.",
     "promote": "Move the home of an index to another region.",
     "verify": "Compare every record of every replica, and repair.",
     "replica": "Tell a region's replicator what to do with a namespace.",

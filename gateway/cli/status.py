@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,16 +11,15 @@ import typer
 
 from gateway.cli import regional_tables
 from gateway.cli.loading import load_gateway
+from gateway.cli.operators import OPERATORS, asked
 from gateway.cli.regional import connected
 from gateway.cli.terminal import stdout
-from gateway.up.problems import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from regions.registers.base import Registers
 
-OPERATORS: Final = "http://127.0.0.1:9401"
 TIMEOUT_S: Final = 5.0
 REGIONAL: Final = ("regions", "homes", "replicas", "namespaces", "tails")
 """Facts that have tables of their own."""
@@ -53,7 +50,7 @@ def status(
         facts = asyncio.run(_ask_regions(config))
         is_good = all_readable(facts)
     else:
-        facts = _readyz(operators.rstrip("/"))
+        facts = _readyz(operators)
         is_good = bool(facts.get("ready"))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -113,27 +110,8 @@ def all_readable(facts: Mapping[str, Any]) -> bool:
 
 
 def _readyz(operators: str) -> Mapping[str, Any]:
-    """What /readyz says, ready or not. Raises: CommandFailed: nobody answers, or somebody else does."""
-    if not operators.startswith(("http://", "https://")):
-        raise CommandFailed(f"{operators!r} is no URL", "write it like http://127.0.0.1:9401", code=2)
-    try:
-        with urllib.request.urlopen(f"{operators}/readyz", timeout=TIMEOUT_S) as answer:  # noqa: S310 - checked above
-            body = answer.read()
-    except urllib.error.HTTPError as error:  # 503: not ready, and the body says why
-        body = error.read()
-    except OSError as error:
-        raise CommandFailed(
-            f"nobody answers at {operators}: {getattr(error, 'reason', error)}",
-            "is the gateway running? --operators names another port",
-        ) from error
-    try:
-        facts = json.loads(body)
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise CommandFailed(
-            f"{operators}/readyz is not a gateway's", "this is the operators' port, not the tenants'"
-        )
+    """What /readyz says, ready or not (503, and the body says why). Raises: CommandFailed."""
+    _, facts = asked(operators, "/readyz", timeout_s=TIMEOUT_S)
     return facts
 
 

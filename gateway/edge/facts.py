@@ -8,14 +8,12 @@ ones is in the operators' receipt.
 import math
 from typing import Any
 
-from gateway.context import RequestContext
+from gateway.context import ANSWER, ATTEMPT, RequestContext
 from gateway.edge import render
 from gateway.errors import GatewayError
 from gateway.messages import AnswerFacts
+from gateway.receipts import shown
 from gateway.wire import openai as wire
-
-ATTEMPT = "attempt"
-"""The note that each call of an upstream leaves on the trail."""
 
 
 def headers(facts: AnswerFacts) -> dict[str, str]:
@@ -28,7 +26,9 @@ def headers(facts: AnswerFacts) -> dict[str, str]:
     return told
 
 
-def fields(region: str, ctx: RequestContext, facts: AnswerFacts) -> dict[str, Any]:
+def fields(
+    region: str, ctx: RequestContext, facts: AnswerFacts, *, include_receipt: bool = False
+) -> dict[str, Any]:
     """The fields that an ended answer carries: `meridian`, and `degraded` when it fell short."""
     source = facts.source
     meridian = {
@@ -44,6 +44,8 @@ def fields(region: str, ctx: RequestContext, facts: AnswerFacts) -> dict[str, An
         meridian["lsn"] = source.lsn
     if source is not None and source.staleness_s is not None:
         meridian["staleness_ms"] = math.ceil(source.staleness_s * 1000)
+    if include_receipt:
+        meridian["receipt"] = shown(ctx)
     if facts.degraded is None:
         return {"meridian": meridian}
     degraded = {"kind": facts.degraded.kind, "reason": facts.degraded.reason}
@@ -67,7 +69,7 @@ def leave_note(ctx: RequestContext, facts: AnswerFacts) -> None:
     """Leave on the trail what the observer counts."""
     usage = facts.usage
     ctx.note(
-        "answer",
+        ANSWER,
         route=facts.route,
         model=facts.model,
         replica=facts.replica,

@@ -71,7 +71,9 @@ class OpenAIFace:
             return web.Response(body=events[0].raw, headers=headers, content_type="application/json")
         completion = await self._collected(events)
         completion["usage"] = wire.encode_usage(answer.facts.usage) if answer.facts.usage else None
-        completion |= facts.fields(self._region, ctx, answer.facts)
+        completion |= facts.fields(
+            self._region, ctx, answer.facts, include_receipt=bool(request.rag.include_receipt)
+        )
         return render.json_response(completion, headers=headers)
 
     async def _collected(self, events: Sequence[ChatEvent]) -> dict[str, Any]:

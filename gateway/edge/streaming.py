@@ -29,6 +29,7 @@ from gateway.edge.server import FAILURE, STARTED, translate
 from gateway.errors import GatewayError
 from gateway.messages import ChatEvent, ChatRequest, RagMode
 from gateway.stages.base import ChatHandler
+from gateway.stream import EventStream
 from gateway.wire import sse
 
 
@@ -69,10 +70,16 @@ class ChatStreams:
                 for ready in tail.feed(event):
                     await line.write(render_event(ready))
             await answer.aclose()
-            plain = request.mode is RagMode.OFF
-            for chunk in tail.finish({} if plain else facts.fields(self._region, ctx, answer.facts)):
+            for chunk in tail.finish(self._fields(ctx, request, answer)):
                 await line.write(chunk)
             await line.write(sse.DONE)
+
+    def _fields(self, ctx: RequestContext, request: ChatRequest, answer: EventStream) -> dict[str, Any]:
+        """What the last event carries beside its own; a plain proxy's events stay as they came."""
+        if request.mode is RagMode.OFF:
+            return {}
+        wants_receipt = bool(request.rag.include_receipt)
+        return facts.fields(self._region, ctx, answer.facts, include_receipt=wants_receipt)
 
 
 class Line:

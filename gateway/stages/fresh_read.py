@@ -25,6 +25,7 @@ from gateway.stages.nearest_read import (
     blame,
     breaker_of,
     left_alone,
+    note_read,
     refusal,
     unavailable,
 )
@@ -142,8 +143,11 @@ class _Reading(Generic[T]):
             except ReplicaRejected as error:
                 raise refusal(self._ctx, error) from error
             else:
-                self._live.took(self._read.index, standing.region, self._ctx.clock() - began_s)
-                return Served(value, _source(standing, is_stale=is_stale))
+                took_s = self._ctx.clock() - began_s
+                self._live.took(self._read.index, standing.region, took_s)
+                source = _source(standing, is_stale=is_stale)
+                note_read(self._ctx, self._read.index, source, took_s)
+                return Served(value, source)
         return None
 
     def _breaker(self, standing: Standing) -> Breaker:

@@ -9,7 +9,7 @@ import asyncio
 import math
 
 from gateway.catalogue import cost_usd
-from gateway.context import RequestContext
+from gateway.context import ATTEMPT, RequestContext
 from gateway.errors import DeadlineExceeded, GatewayError
 from gateway.messages import AnswerFacts, ChatEvent, Usage
 from gateway.policies import tokens
@@ -22,7 +22,7 @@ from gateway.wire.rate_limits import RateLimits
 
 def spent_usd(ctx: RequestContext) -> float:
     """What the attempts that have ended cost so far."""
-    return math.fsum(note.details["cost_usd"] for note in ctx.trail.notes if note.name == "attempt")
+    return math.fsum(note.details["cost_usd"] for note in ctx.trail.notes if note.name == ATTEMPT)
 
 
 class Metering:
@@ -91,7 +91,7 @@ class Metering:
         usage = self.facts.usage or Usage()
         details = {} if not isinstance(self._error, GatewayError) else {"error": self._error.message}
         self._ctx.note(
-            "attempt",
+            ATTEMPT,
             route=self._call.request.model,
             upstream=self._call.upstream.name,
             model=self._call.upstream.model,

@@ -8,6 +8,7 @@ open is passed over without being asked.
 With `regions`, `fresh_read` takes its place, which knows how fresh and how near every replica is.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -92,11 +93,14 @@ class NearestRead:
             # An even share of what is left, so that a silent replica leaves time for the others.
             others = sum(other.wait_s(ctx.clock()) == 0 for _, other in asked[place + 1 :])
             share_s = ctx.remaining_s() / (1 + others)
+            began_s = ctx.clock()
             try:
                 with guarded(breaker, ctx.clock, blame, patience_s=share_s, fair_s=FAIR_S):
                     value = await read.ask(candidate.replica, share_s)
                 lsn = value.lsn if isinstance(value, QueryResult | Fetched) else None
-                return Served(value, Source(candidate.region, lsn))
+                source = Source(candidate.region, lsn)
+                note_read(ctx, read.index, source, ctx.clock() - began_s)
+                return Served(value, source)
             except ReplicaUnavailable as error:
                 ctx.note("replica_unavailable", region=candidate.region, error=str(error))
                 failures.append(error)
@@ -130,6 +134,14 @@ def unavailable(index: IndexName, failures: Sequence[ReplicaUnavailable]) -> Ret
     return RetrievalUnavailable(
         f"no replica of the index {index} answered", retry_after_s=min(waits_s, default=None)
     )
+
+
+def note_read(ctx: RequestContext, index: IndexName, source: Source, took_s: float) -> None:
+    """Leave on the trail which replica answered, how fast, and how stale it was."""
+    known: dict[str, Any] = {} if source.lsn is None else {"lsn": source.lsn}
+    if source.staleness_s is not None:
+        known["staleness_ms"] = math.ceil(source.staleness_s * 1000)
+    ctx.note("read", index=index, region=source.region, ms=round(took_s * 1000, 1), **known)
 
 
 def breaker_of(breakers: Breakers, index: IndexName, region: RegionId) -> Breaker:

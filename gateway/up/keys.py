@@ -12,6 +12,7 @@ from gateway.up.problems import CommandFailed
 
 DEMO_KEY: Final = "demo.key"
 PEPPER: Final = "pepper"
+ADMIN_KEY: Final = "admin.key"
 
 
 def default_home(env: Mapping[str, str]) -> Path:
@@ -40,8 +41,17 @@ def new_key() -> str:
 
 def demo_key(env: Mapping[str, str]) -> str | None:
     """The key of the region that `meridian up` made here; None when it made none."""
+    return _read(default_home(env) / DEMO_KEY)
+
+
+def admin_key(env: Mapping[str, str]) -> str | None:
+    """What opens /admin of the regions that `meridian up` made here; None when it made none."""
+    return _read(default_home(env) / ADMIN_KEY)
+
+
+def _read(path: Path) -> str | None:
     try:
-        return (default_home(env) / DEMO_KEY).read_text().strip()
+        return path.read_text().strip()
     except OSError:
         return None
 

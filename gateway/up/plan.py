@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.up.indexes import Shape
+from gateway.up.keys import ADMIN_KEY
 from gateway.up.llm import Llm
 from regions.runtime.relay import Door, RelayConfig
 
@@ -218,7 +219,12 @@ def gateway_config(plan: Plan, place: Place, llm: Llm) -> dict[str, Any]:
     """The configuration file of a region's gateway and replicator, as plain values."""
     config: dict[str, Any] = {
         "region": place.region,
-        "server": {"port": place.gateway_port, "operators_port": place.operators_port, "drain_s": 1},
+        "server": {
+            "port": place.gateway_port,
+            "operators_port": place.operators_port,
+            "admin_key": f"file:{plan.home / ADMIN_KEY}",
+            "drain_s": 1,
+        },
         "tenants": {"file": str(plan.home / "tenants.yaml"), "pepper": f"file:{plan.home / 'pepper'}"},
         "embedders": {"minilm": {"kind": "local"}},
         "indexes": {

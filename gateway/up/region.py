@@ -146,6 +146,7 @@ def _write_files(regions: Plan, llm: Llm) -> str:
 
     key = keys.kept(regions.home / keys.DEMO_KEY, keys.new_key())
     pepper = keys.kept(regions.home / keys.PEPPER, keys.new_key())
+    keys.kept(regions.home / keys.ADMIN_KEY, keys.new_key())
     tenants = plan.tenants_file(digest_key(key, pepper.encode()), next(iter(regions.indexes)))
     keys.write_private(regions.home / "tenants.yaml", to_yaml(tenants))
     for place in regions.places:
