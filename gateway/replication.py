@@ -40,10 +40,7 @@ async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: async
     async with AsyncExitStack() as stack:
         daemon = await _build(config, config_dir, log, stack)
         log.info("replicating", homes=sorted(config.regions.places if config.regions else ()))
-        async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(daemon.run())
-            await stop.wait()
-            working.cancel()
+        await daemon.run_until(stop)
     log.info("stopped")
 
 

@@ -16,6 +16,7 @@ from regions.logs.base import Log
 from regions.names import IndexName, NamespaceRef
 from regions.records import Query, Record
 from regions.replicator import canary
+from regions.replicator.calls import Calls
 from regions.replicator.canary import Canary, Flock, canary_key, decode_canary, encode_canary
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Site
@@ -45,14 +46,15 @@ class Keeper:
         pacer: Pacer,
         terms: CanaryTerms,
         *,
+        calls: Calls,
         send_by_s: Callable[[], float],
     ) -> None:
         """`log` is our region's, for its clock. A call that begins after `send_by_s()` (loop time) could
-        outlive the lease.
+        outlive the lease; `calls` counts those under way.
         """
         self._replica, self._registers, self._log = here.replicas[index], here.registers, log
         self._place, self._key = NamespaceRef(index, canary.NAMESPACE), canary_key(index)
-        self._pacer, self._terms, self._send_by_s = pacer, terms, send_by_s
+        self._pacer, self._terms, self._calls, self._send_by_s = pacer, terms, calls, send_by_s
         self._vector: list[float] = []
 
     async def run(self) -> None:
@@ -102,7 +104,8 @@ class Keeper:
         token = flock.sent(self._now_s(), log_s)
         change = Upsert([Record(canary.ID, values=vector, metadata={canary.TOKEN: token})])
         try:
-            await self._replica.apply(self._place, change, timeout_s=self._terms.call_s)
+            with self._calls.one():
+                await self._replica.apply(self._place, change, timeout_s=self._terms.call_s)
         except ReplicaUnavailable:
             self._pacer.was_refused()
         except ReplicaRejected:
@@ -130,7 +133,7 @@ class Keeper:
 
     async def _tell(self, told: Canary) -> bool:
         """Whether readers can know."""
-        if self._now_s() >= self._send_by_s():
+        if self._calls.is_closed or self._now_s() >= self._send_by_s():
             return False
         try:
             await self._registers.put(self._key, encode_canary(told), timeout_s=_CALL_S)

@@ -2,7 +2,8 @@
 
 The holder of the lease follows every home's log, writes a heartbeat into every shard of its own region's log
 each second, so that silence has an age, and has every log keep what its followers have not applied. When the
-lease is lost, or ends unrenewed, everything stops; another daemon goes on after the settle time.
+lease is lost, or ends unrenewed, everything stops; another daemon goes on after the settle time. A daemon
+that is told to stop lets its calls end and gives the lease back, so that the next one need not wait.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from regions.names import IndexName, RegionId
 from regions.orders import ORDERS_PREFIX, Act, decode_order
 from regions.registers.base import Register
 from regions.replicator import moves
+from regions.replicator.calls import Calls
 from regions.replicator.canaries import CanaryTerms, Keeper
 from regions.replicator.driver import Driver, Epochs, Fenced, IndexWiped, TermCut
 from regions.replicator.follower import Pace
@@ -41,6 +43,8 @@ class Terms(msgspec.Struct, frozen=True):
     """How long a log keeps what we have not read when we are gone."""
     canary_every_s: float = 5.0
     """Between two canaries in each index; 0: none."""
+    drain_s: float = 1.5
+    """How long a daemon that is told to stop waits for the calls that are under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +73,30 @@ class Daemon:
         """Those at work, by home and shard."""
         self._pacers = {index: Pacer(around.calls_per_s) for index in around.here.replicas}
         self._until_s = 0.0
+        self._held: Lease | None = None
+        self._calls = Calls(pace.apply_settle_s)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Work until `stop`; then let what is under way end, and give the lease back."""
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(self.run())
+            await stop.wait()
+            await self._calls.close(self._terms.drain_s)
+            working.cancel()
+        if self._held is not None:
+            with suppress(LeaseLost, LogUnavailable):  # then it ends by itself
+                await self._held.give_back(is_settled=self._calls.is_settled)
 
     async def run(self) -> NoReturn:
         """Work whenever the lease is ours, for ever."""
         while True:
-            lease = self._next_lease()
+            lease, calls = self._next_lease(), Calls(self._pace.apply_settle_s)
             self._until_s = await lease.acquire()
+            self._held, self._calls = lease, calls
             try:
                 await self._work(lease)
             except* (LeaseLost, Fenced, TimeoutError):
-                pass  # somebody else works now
+                self._held = None  # somebody else works now
 
     def _next_lease(self) -> Lease:
         """A lease under a new name: what we sent in the tenure before is waited for like anybody else's."""
@@ -116,7 +134,15 @@ class Daemon:
     async def _follow(self, route: Route, log: Log) -> None:
         """One driver after the other, each after what the one before sent has settled."""
         while True:
-            driver = Driver(route, log, self._around.epochs, self._pacers, writer=self._name, pace=self._pace)
+            driver = Driver(
+                route,
+                log,
+                self._around.epochs,
+                self._pacers,
+                writer=self._name,
+                pace=self._pace,
+                calls=self._calls,
+            )
             driver.feed(moves.Leased(self._until_s))
             self.drivers[route.home, route.shard] = driver
             try:
@@ -155,7 +181,15 @@ class Daemon:
         terms = CanaryTerms(self._name, self._terms.canary_every_s, self._pace.call_timeout_s)
         margin_s = self._pace.call_timeout_s + self._pace.clock_skew_s
         return [
-            Keeper(index, self._around.here, log, pacer, terms, send_by_s=lambda: self._until_s - margin_s)
+            Keeper(
+                index,
+                self._around.here,
+                log,
+                pacer,
+                terms,
+                calls=self._calls,
+                send_by_s=lambda: self._until_s - margin_s,
+            )
             for index, pacer in self._pacers.items()
         ]
 

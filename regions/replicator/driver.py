@@ -40,6 +40,7 @@ from regions.logs.base import Append, Entry, Fence, Log
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Epoch, Lsn
 from regions.replicator import moves
+from regions.replicator.calls import Calls
 from regions.replicator.follower import Follower, Pace
 from regions.replicator.markers import Markers, name_of
 from regions.replicator.moves import Effect, Event
@@ -129,15 +130,20 @@ class Driver:
         *,
         writer: str,
         pace: Pace,
+        calls: Calls | None = None,
     ) -> None:
+        """`calls` counts what is under way at the indexes."""
         self._route, self._log, self._epochs, self._pacers = route, log, epochs, pacers
         self._writer, self._pace = writer, pace
+        self._calls = calls or Calls(pace.apply_settle_s)
         self.follower = Follower(writer, pace, is_home=route.home == route.here.region)
         self._snapshots = Snapshots(
             route, log, lambda stream: epochs.is_only_stream(route.home, route.shard, route.indexes, stream)
         )
         self._markers = Markers(
-            name_of(route.home, route.shard), {index: route.here.replicas[index] for index in route.indexes}
+            name_of(route.home, route.shard),
+            {index: route.here.replicas[index] for index in route.indexes},
+            self._calls,
         )
         self._key = progress_key(route.home, route.shard)
         self._revision: int | None = None
@@ -290,9 +296,10 @@ class Driver:
             raise ReplicaUnavailable("the lease is about to end", may_land=False)
         replica = self._route.here.replicas[namespace.index]
         try:
-            applied = await replica.apply(
-                namespace, change, timeout_s=self._pace.call_timeout_s, position=position
-            )
+            with self._calls.one():
+                applied = await replica.apply(
+                    namespace, change, timeout_s=self._pace.call_timeout_s, position=position
+                )
         except ReplicaUnavailable:
             pacer.was_refused()
             raise

@@ -3,6 +3,9 @@
 No clock is compared with another one's. A holder counts from before it asked; whoever waits counts from when
 it saw the record, and sees a new revision at each renewal. So a lease ends for its holder before it ends for
 anybody else, however wrong the clocks stand, as long as they run at about the same speed.
+
+A holder that ends in good order gives the lease back, and tells whether all that it sent has settled: then
+the next one goes on at once, else after the settle time.
 """
 
 import asyncio
@@ -22,10 +25,12 @@ class LeaseLost(RegionsError):
 
 
 class Holding(msgspec.Struct, frozen=True):
-    """The record: who holds it, and for how long without renewal."""
+    """The record: who holds it, and for how long without renewal. Given back, it is nobody's, for no time."""
 
     holder: str
     lease_s: float
+    is_settled: bool = False
+    """Nothing that the last holder sent can change anything any more."""
 
 
 class Lease:
@@ -44,32 +49,45 @@ class Lease:
             try:
                 found = await self._registers.get(KEY, timeout_s=_CALL_S)
                 if self._is_free(found):
-                    return await self._take(found.revision if found is not None else 0)
+                    mine = Holding(self._me, self._lease_s)
+                    return await self._put(mine, found.revision if found is not None else 0)
             except (Conflict, LogUnavailable):
                 pass  # somebody was faster, or we see nothing: look again
             await asyncio.sleep(self._lease_s / 10)
 
     async def renew(self) -> float:
         """Its new end (loop time). Raises: LeaseLost; LogUnavailable: try again while it lasts."""
+        return await self._replace(Holding(self._me, self._lease_s))
+
+    async def give_back(self, *, is_settled: bool) -> None:
+        """Let the next one have it. Nothing is sent any more, nor will be.
+
+        `is_settled`: nor can anything that was sent still take effect. Raises: LeaseLost; LogUnavailable:
+        perhaps it is given back, else it ends by itself.
+        """
+        await self._replace(Holding("", 0.0, is_settled=is_settled))
+
+    async def _replace(self, record: Holding) -> float:
         try:
-            return await self._take(self._revision)
+            return await self._put(record, self._revision)
         except Conflict:
             found = await self._registers.get(KEY, timeout_s=_CALL_S)
             if found is None or _decode(found).holder != self._me:
                 raise LeaseLost("another daemon holds the lease") from None
-            return await self._take(found.revision)
+            return await self._put(record, found.revision)
 
-    async def _take(self, revision: int) -> float:
+    async def _put(self, record: Holding, revision: int) -> float:
         began_s = _now_s()
-        mine = msgspec.json.encode(Holding(self._me, self._lease_s))
-        self._revision = await self._registers.swap(KEY, mine, revision, timeout_s=_CALL_S)
-        return began_s + self._lease_s
+        self._revision = await self._registers.swap(
+            KEY, msgspec.json.encode(record), revision, timeout_s=_CALL_S
+        )
+        return began_s + record.lease_s
 
     def _is_free(self, found: Register | None) -> bool:
         if found is None:
             return True
         record = _decode(found)
-        if record.holder == self._me:
+        if record.holder == self._me or record.is_settled:
             return True
         if found.revision != self._seen[0]:
             self._seen = (found.revision, _now_s())

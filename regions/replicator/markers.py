@@ -14,6 +14,7 @@ from regions.errors import ReplicaError
 from regions.names import IndexName, NamespaceRef
 from regions.records import Record
 from regions.replicas.base import Replica
+from regions.replicator.calls import Calls
 
 NAMESPACE: Final = "_meridian"
 """No tenant's: a tenant's begins with its id and a dot."""
@@ -29,8 +30,10 @@ def name_of(home: str, shard: int) -> str:
 class Markers:
     """The markers of one follower, called `name`, in the indexes that it writes to."""
 
-    def __init__(self, name: str, replicas: Mapping[IndexName, Replica]) -> None:
+    def __init__(self, name: str, replicas: Mapping[IndexName, Replica], calls: Calls | None = None) -> None:
+        """`calls` counts the markers that are being written; None: nobody has to know."""
         self._name, self._replicas = name, replicas
+        self._calls = calls or Calls(settle_s=0.0)
 
     async def check(self, expected: Mapping[str, str]) -> tuple[dict[str, str], list[IndexName]]:
         """The tokens from now on, and the indexes that lost what they held.
@@ -70,5 +73,6 @@ class Markers:
         shape = await replica.describe(timeout_s=_CALL_S)
         values = [1.0, *[0.0] * (shape.dimension - 1)]
         marker = Record(self._name, values=values, metadata={_TOKEN: token})
-        await replica.apply(NamespaceRef(index, NAMESPACE), Upsert([marker]), timeout_s=_CALL_S)
+        with self._calls.one():
+            await replica.apply(NamespaceRef(index, NAMESPACE), Upsert([marker]), timeout_s=_CALL_S)
         return token

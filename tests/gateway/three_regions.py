@@ -44,7 +44,7 @@ async def three_regions(directory: Path, *, wait_s: float = 2.0) -> AsyncIterato
             nodes[region] = await stack.enter_async_context(running_node(directory / region / "node"))
             await make_index(nodes[region], "docs", DIMENSION)
         tenants_file(directory, index="docs")
-        config = _config(servers, {region: node.url for region, node in nodes.items()}, wait_s)
+        config = regions_config(servers, {region: node.url for region, node in nodes.items()}, wait_s)
         file = directory / "meridian.yaml"
         ports = {"operators_port": lifecycle.free_port(), "port": lifecycle.free_port()}
         file.write_text(
@@ -54,14 +54,15 @@ async def three_regions(directory: Path, *, wait_s: float = 2.0) -> AsyncIterato
         )
         gateways = {}
         for region in REGIONS:
-            await stack.enter_async_context(_replicating(directory, {**config, "region": region}))
+            await stack.enter_async_context(replicating(directory, {**config, "region": region}))
             gateways[region] = await stack.enter_async_context(
                 running_gateway(directory, {**config, "region": region})
             )
         yield Three(servers, gateways, file, config)
 
 
-def _config(servers: dict[str, NatsProcess], nodes: dict[str, str], wait_s: float) -> dict[str, Any]:
+def regions_config(servers: dict[str, NatsProcess], nodes: dict[str, str], wait_s: float) -> dict[str, Any]:
+    """Sections that know these log servers and nodes, by region; the index `docs` is at home in us-east."""
     replicas = [{"region": r, "kind": "pinecone", "url": f"{url}/i/docs"} for r, url in nodes.items()]
     return {
         "indexes": {
@@ -87,7 +88,7 @@ def _config(servers: dict[str, NatsProcess], nodes: dict[str, str], wait_s: floa
 
 
 @asynccontextmanager
-async def _replicating(directory: Path, config: dict[str, Any]) -> AsyncIterator[None]:
+async def replicating(directory: Path, config: dict[str, Any]) -> AsyncIterator[None]:
     """A region's replicator in this loop."""
     loaded = GatewayConfig.model_validate(
         {"tenants": {"pepper": "file:pepper"}, "log": {"level": "error"}, **config}

@@ -1,4 +1,4 @@
-"""Five bugs that a replicator must not have, each planted by patching what ships. A seed finds each."""
+"""Six bugs that a replicator must not have, each planted by patching what ships. A seed finds each."""
 
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from regions.errors import LogUnavailable
 from regions.logs.base import Entry
 from regions.replicas.memory import MemoryReplica
 from regions.replicator import coalesce, follower, lane, lease, moves
+from regions.replicator.calls import Calls
 from regions.replicator.driver import Driver
 from regions.replicator.follower import Follower
 from regions.replicator.lane import State
@@ -82,6 +83,11 @@ def fence_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Driver, "_save", put)
 
 
+def forget_what_is_under_way(patch: pytest.MonkeyPatch) -> None:
+    """Who stops says that nothing of its can take effect any more, whatever it has sent."""
+    patch.setattr(Calls, "is_settled", property(lambda _: True))
+
+
 def filter_at_replicas(patch: pytest.MonkeyPatch) -> None:
     """Each replica evaluates the filter for itself."""
     barrier, changes = coalesce.is_barrier, coalesce._changes
@@ -107,5 +113,6 @@ PLANTS: Final = (
     skip_what_is_refused,
     apply_again,
     fence_nobody,
+    forget_what_is_under_way,
     filter_at_replicas,
 )

@@ -81,6 +81,8 @@ class Plan:
     weather: Weather = field(default_factory=Weather)
     daemons: int = 1
     kills: int = 0
+    stops: int = 0
+    """How often a daemon is told to stop, and lets its region go on at once."""
     cuts: int = 0
     isolations: int = 0
     poison: bool = False
@@ -123,6 +125,7 @@ def plan(seed: int) -> Plan:
         wipe=rng.random() < 0.2,
         skew_s=rng.choice((0.0, 0.4)),
         canary=rng.random() < 0.5,
+        stops=rng.choice((0, 0, 1, 3)),
     )
 
 
@@ -148,6 +151,7 @@ class Running:
 
     process: Process
     daemon: Daemon
+    stop: asyncio.Event
     task: asyncio.Task[None]
 
 
@@ -281,13 +285,13 @@ class World:
         process = Process(f"{region}-{self.started}", region)
         if is_first and self.plan.die_in is not None and self.plan.die_in[0] == region:
             _, process.last_call, process.lands = self.plan.die_in
-        daemon = self._daemon(process)
-        task = self.tasks.create_task(self._live(process, daemon))
-        self.running.append(Running(process, daemon, task))
+        daemon, stop = self._daemon(process), asyncio.Event()
+        task = self.tasks.create_task(self._live(process, daemon, stop))
+        self.running.append(Running(process, daemon, stop, task))
 
-    async def _live(self, process: Process, daemon: Daemon) -> None:
-        """Until it is killed, or dies in a call; then another one is started, a little later."""
-        working = self.tasks.create_task(daemon.run())
+    async def _live(self, process: Process, daemon: Daemon, stop: asyncio.Event) -> None:
+        """Until it is killed, dies in a call, or is told to stop; then another is started, a little later."""
+        working = self.tasks.create_task(daemon.run_until(stop))
         dying = self.tasks.create_task(process.died.wait())
         try:
             await asyncio.wait((working, dying), return_when=asyncio.FIRST_COMPLETED)
@@ -296,7 +300,7 @@ class World:
         finally:
             working.cancel()
             dying.cancel()
-        self.network.note(f"{process.name} is dead")
+        self.network.note(f"{process.name} is {'dead' if process.died.is_set() else 'stopped'}")
         await asyncio.sleep(self.rng.uniform(0.1, 2.0))
         self.running = [each for each in self.running if each.process is not process]
         self._start(process.region)
@@ -381,6 +385,7 @@ class World:
         end_s = plan.storm_s
         acts = [act(region) for region in REGIONS for act in (self._write, self._read)]
         acts += [self._kill(times(1, end_s)) for _ in range(plan.kills)]
+        acts += [self._stop(times(1, end_s)) for _ in range(plan.stops)]
         acts += [self._cut(times(0, end_s * 0.7), times(1, 6)) for _ in range(plan.cuts)]
         acts += [self._isolate(times(1, end_s * 0.7), times(3, 8)) for _ in range(plan.isolations)]
         if plan.poison:
@@ -398,6 +403,10 @@ class World:
     async def _kill(self, at_s: float) -> None:
         await asyncio.sleep(at_s)
         self.rng.choice(self.running).process.died.set()
+
+    async def _stop(self, at_s: float) -> None:
+        await asyncio.sleep(at_s)
+        self.rng.choice(self.running).stop.set()
 
     async def _cut(self, at_s: float, for_s: float) -> None:
         pair = frozenset(self.rng.sample(REGIONS, 2))

@@ -17,6 +17,7 @@ from regions.replicas.base import Replica
 from regions.replicas.memory import MemoryReplica
 from regions.replicas.pinecone import Config, build
 from regions.replicator import canary
+from regions.replicator.calls import Calls
 from regions.replicator.canaries import CanaryTerms, Keeper
 from regions.replicator.canary import Canary, canary_key, decode_canary, encode_canary
 from regions.replicator.daemon import Daemon, Surroundings, Terms
@@ -60,7 +61,15 @@ class Region:
     def keeper(self, every_s: float, writer: str = "one") -> Keeper:
         terms = CanaryTerms(writer, every_s, 1.0)
         pacer = Pacer(1_000)
-        return Keeper(DOCS, self.site, self.log, pacer, terms, send_by_s=lambda: self.lease_until_s)
+        return Keeper(
+            DOCS,
+            self.site,
+            self.log,
+            pacer,
+            terms,
+            calls=Calls(settle_s=1.0),
+            send_by_s=lambda: self.lease_until_s,
+        )
 
     async def told(self, is_so: Callable[[Canary], bool]) -> Canary:
         """What is told of the canary, once it is as wanted."""

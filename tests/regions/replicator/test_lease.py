@@ -78,3 +78,43 @@ def test_of_many_who_wait_one_gets_it() -> None:
                 task.cancel()
 
     tell(story)
+
+
+def test_a_lease_that_was_given_back_is_taken_at_once_when_all_has_settled() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        holder = lease(registers, "a")
+        await holder.acquire()
+        await holder.renew()
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(lease(registers, "b").acquire())
+            await asyncio.sleep(2.0)
+            await holder.give_back(is_settled=True)
+            await waiting
+        assert now_s() < 4.0
+        with pytest.raises(LeaseLost):
+            await holder.renew()
+
+    tell(story)
+
+
+def test_a_lease_that_was_given_back_too_early_to_tell_waits_for_the_settle_time_alone() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        holder = lease(registers, "a")
+        await holder.acquire()
+        await holder.give_back(is_settled=False)
+        await lease(registers, "b").acquire()
+        assert 5.0 <= now_s() < 7.0
+
+    tell(story)
+
+
+def test_who_lost_its_lease_has_none_to_give_back() -> None:
+    async def story(registers: MemoryRegisters) -> None:
+        first, second = lease(registers, "a"), lease(registers, "b")
+        await first.acquire()
+        await second.acquire()
+        with pytest.raises(LeaseLost):
+            await first.give_back(is_settled=True)
+        await second.renew()
+
+    tell(story)
