@@ -4,8 +4,9 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -13,7 +14,8 @@ from gateway.cli import regional_tables
 from gateway.cli.loading import load_gateway
 from gateway.cli.operators import OPERATORS, asked
 from gateway.cli.regional import connected
-from gateway.cli.terminal import stdout
+from gateway.cli.terminal import MISUSED, is_terminal, stdout
+from gateway.up.problems import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +35,11 @@ def status(
         Path | None,
         typer.Option("--config", "-c", help="Ask the regions of this gateway's file, instead of a gateway."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Everything, for programs; a line each time with --watch.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between, with --watch.")] = 2.0,
 ) -> None:
     """Show whether a gateway is ready and what it stands on, or how every region does.
 
@@ -44,21 +50,53 @@ def status(
 
     Example: meridian status --operators http://127.0.0.1:9401
 
-    Example: meridian status --config meridian.yaml
+    Example: meridian status --config meridian.yaml --watch
     """
-    if config is not None:
-        facts = asyncio.run(_ask_regions(config))
-        is_good = all_readable(facts)
-    else:
-        facts = _readyz(operators)
-        is_good = bool(facts.get("ready"))
+    if watch:
+        asyncio.run(_watch(operators, config, every_s, as_json=as_json))
+    facts, is_good = asyncio.run(_ask(operators, config))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        if others := {name: value for name, value in facts.items() if name not in REGIONAL}:
-            _print_table(others)
-        regional_tables.show(facts)
+        _show(facts)
     raise typer.Exit(0 if is_good else 1)
+
+
+async def _ask(operators: str, config: Path | None) -> tuple[Mapping[str, Any], bool]:
+    """What there is to show, and whether all is well. Raises: ConfigError, CommandFailed."""
+    if config is not None:
+        facts = await _ask_regions(config)
+        return facts, all_readable(facts)
+    facts = await asyncio.to_thread(_readyz, operators)
+    return facts, bool(facts.get("ready"))
+
+
+async def _watch(operators: str, config: Path | None, every_s: float, *, as_json: bool) -> NoReturn:
+    """Look again and again. Whoever does not answer is what people watch for, so it ends nothing.
+
+    Raises: CommandFailed: the command line is wrong. ConfigError.
+    """
+    while True:
+        try:
+            found, is_good = await _ask(operators, config)
+        except CommandFailed as error:
+            if error.code == MISUSED:
+                raise
+            found, is_good = {"problem": error.problem}, False
+        facts = {"at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "good": is_good, **found}
+        if as_json:
+            typer.echo(json.dumps(facts))
+        else:
+            if is_terminal():
+                stdout().clear()
+            _show(facts)
+        await asyncio.sleep(every_s)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    if others := {name: value for name, value in facts.items() if name not in REGIONAL}:
+        _print_table(others)
+    regional_tables.show(facts)
 
 
 async def _ask_regions(path: Path) -> Mapping[str, Any]:

@@ -1,8 +1,10 @@
 """The command as people meet it: started as a process, judged by its output and exit code."""
 
 import importlib
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +114,29 @@ def test_a_gateway_that_is_not_there_is_one_clear_line() -> None:
             assert done.returncode == 1
             assert url in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_watching_goes_on_while_nobody_answers_and_ends_on_ctrl_c() -> None:
+    with bind("127.0.0.1", 0) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        argv = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "status",
+            "--operators",
+            url,
+            "--watch",
+            "--every",
+            "0.1",
+            "--json",
+        ]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout is not None
+            looks = [json.loads(watching.stdout.readline()) for _ in range(3)]
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(20) == 130
+    assert all(not look["good"] and url in look["problem"] for look in looks)
 
 
 def test_a_taken_port_is_named_by_up(tmp_path: Path) -> None:
