@@ -43,6 +43,8 @@ from gateway.wire.page_tokens import PageTokens, page_key
 from regions.live import Live
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
+from regions.runtime.tracing import Tracer
+from regions.runtime.tracing_config import tracing_as
 from regions.status import summary
 
 Resolve = Callable[[SecretRef], str]
@@ -68,9 +70,19 @@ async def run_gateway(
     async with AsyncExitStack() as stack:
         operators_sock = lifecycle.bind(config.server.operators_host, config.server.operators_port + worker)
         stack.enter_context(operators_sock)
+        tracing = await stack.enter_async_context(
+            tracing_as(
+                config.tracing,
+                "gateway",
+                resolve=lambda ref: config_file.resolve_secret(ref, config_dir, os.environ),
+                resource={"service.version": telemetry.version, "cloud.region": config.region},
+                tell=log.warning,
+            )
+        )
+        telemetry.watch_spans(tracing.spans)
         receipts = Receipts()
-        observer = Observer(telemetry, log, receipts, lifecycle.wall_clock)
-        gateway = await _build(config, config_dir, telemetry, log, observer, stack)
+        observer = Observer(telemetry, log, receipts, lifecycle.wall_clock, tracing.tracer)
+        gateway = await _build(config, config_dir, telemetry, log, observer, tracing.tracer, stack)
         operators_app = operators.application(
             telemetry.registry, gateway.is_ready, gateway.facts, receipts, _admin_key(config, config_dir)
         )
@@ -139,6 +151,7 @@ async def _build(
     telemetry: Telemetry,
     log: structlog.stdlib.BoundLogger,
     observer: Observer,
+    tracer: Tracer | None,
     stack: AsyncExitStack,
 ) -> Gateway:
     def resolve(ref: SecretRef) -> str:
@@ -159,6 +172,7 @@ async def _build(
             tenants=_load_tenants(config, config_dir, pepper),
             observer=observer,
             telemetry=telemetry,
+            tracer=tracer,
             body_limit_bytes=config.server.body_limit_bytes,
             max_in_flight=config.server.max_in_flight,
             deadline_s=config.server.deadline_s,

@@ -18,6 +18,7 @@ from gateway.routes import Tier
 from regions import registers
 from regions.runtime import plugins
 from regions.runtime.config_file import SecretRef
+from regions.runtime.tracing_config import TracingConfig
 
 MIB = 1024 * 1024
 
@@ -324,6 +325,11 @@ class GatewayConfig(Section):
     rag: RagConfig = RagConfig()
     breakers: BreakerTerms = BreakerTerms()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig | None = Field(
+        None,
+        examples=[{"endpoint": "http://127.0.0.1:4318", "sample_ratio": 0.01}],
+        description="Where gateway and replicator send their traces; without it they make none.",
+    )
 
     def cards(self) -> Mapping[str, ModelCard]:
         """The catalogue: the built-in models, overridden by this file's."""

@@ -8,8 +8,12 @@ from gateway.allowances import Priority
 from gateway.errors import DeadlineExceeded
 from gateway.tenants import Tenant, TenantKey
 from regions.positions import NO_LSN, Lsn
+from regions.runtime import tracing
+from regions.runtime.tracing import Trace
 
 MAX_NOTES: Final = 64
+TRACED_ELSEWHERE: Final = frozenset({"embed", "retrieve", "append", "llm_first_token", "llm_total"})
+"""Stages that make spans by themselves, one a call of something else."""
 
 ANSWER: Final = "answer"
 """The note that an ended chat answer leaves: `edge.facts.leave_note`."""
@@ -28,10 +32,14 @@ class Note:
 
 @dataclass(slots=True)
 class Trail:
-    """Append-only notes: who did what, when. `Observe` alone turns them into logs and metrics."""
+    """Append-only notes: who did what, when. `Observe` alone turns them into logs, metrics and spans.
+
+    `trace` is None where nothing is traced.
+    """
 
     notes: list[Note] = field(default_factory=list)
     stages_s: dict[str, float] = field(default_factory=dict)
+    trace: Trace | None = None
 
     def note(self, name: str, at_s: float, **details: Any) -> None:
         """Leave a note; beyond `MAX_NOTES` it is dropped, so that no request grows without bound."""
@@ -39,8 +47,10 @@ class Trail:
             self.notes.append(Note(name, at_s, details))
 
     def took(self, stage: str, seconds: float) -> None:
-        """Add to the time spent in a stage (a key of `telemetry.STAGES`)."""
+        """Add to the time spent in a stage (a key of `telemetry.STAGES`), which ended just now."""
         self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds
+        if self.trace is not None and stage not in TRACED_ELSEWHERE:
+            tracing.ended_now(self.trace, stage, seconds)
 
     def last(self, name: str) -> dict[str, Any]:
         """Details of the latest note of that name; {} when there is none."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import structlog
 
+from gateway import spans
 from gateway.context import RequestContext
 from gateway.errors import Fault, GatewayError
 from gateway.receipts import Receipt, Receipts, receipt_of
 from gateway.telemetry import STAGES, Telemetry
+from regions.runtime.tracing import Tracer
 
 _CAUSES = (
     "llm_failed",
@@ -27,7 +29,10 @@ _LEVELS = {Fault.CLIENT: "info", Fault.GATEWAY: "error", Fault.UPSTREAM: "warnin
 
 
 class Observer:
-    """Counts and logs requests as they end, and keeps their receipts. `wall_clock`: seconds since 1970."""
+    """Counts and logs requests as they end, keeps their receipts, ends their traces.
+
+    `wall_clock`: seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -35,9 +40,11 @@ class Observer:
         log: structlog.stdlib.BoundLogger,
         receipts: Receipts,
         wall_clock: Callable[[], float],
+        tracer: Tracer | None = None,
     ) -> None:
         self._telemetry, self._log = telemetry, log
         self._receipts, self._wall_clock = receipts, wall_clock
+        self._tracer = tracer
 
     def rejected(self, dialect: str, call: str, request_id: str, error: GatewayError) -> None:
         """A request that ended before it had a tenant."""
@@ -56,6 +63,9 @@ class Observer:
                 self._telemetry.stage_seconds.labels(stage).observe(ctx.trail.stages_s[stage])
         self._count_answer(receipt.answer)
         self._count_attempts(receipt.attempts())
+        if ctx.trail.trace is not None and self._tracer is not None:
+            keep = spans.tell(ctx.trail.trace, ctx, outcome, is_failure=level != "info")
+            self._tracer.end(ctx.trail.trace, keep)
         # Only what we did not foresee is worth a traceback.
         foreseen = {} if type(error) is not GatewayError else {"exc_info": error}
         self._log.log(_NUMBER[level], "request", **_line(receipt), **foreseen)
@@ -91,6 +101,7 @@ def _line(receipt: Receipt) -> dict[str, Any]:
         "outcome": receipt.outcome,
         "ms": receipt.total_ms,
         "stages_ms": receipt.stages_ms,
+        **({"trace_id": receipt.trace_id} if receipt.trace_id else {}),
         **receipt.answer,
         **({"attempts": attempts} if attempts else {}),
         **{name: receipt.last(name) for name in _CAUSES if receipt.last(name)},

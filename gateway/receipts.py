@@ -48,6 +48,8 @@ class Receipt(msgspec.Struct, frozen=True):
     steps: list[Step]
     error: str = ""
     detail: str = ""
+    trace_id: str = ""
+    """32 hexadecimal digits; "" where nothing is traced."""
 
     def attempts(self) -> list[Mapping[str, Any]]:
         """The calls of LLM upstreams, in order."""
@@ -77,6 +79,7 @@ def receipt_of(
         ],
         error="" if error is None else str(error),
         detail=error.detail if isinstance(error, GatewayError) else "",
+        trace_id="" if ctx.trail.trace is None else f"{ctx.trail.trace.trace_id:032x}",
     )
 
 

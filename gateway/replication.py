@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -28,6 +29,8 @@ from regions.replicator.follower import Pace
 from regions.replicator.snapshot import Site
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
+from regions.runtime.tracing import Tracer
+from regions.runtime.tracing_config import tracing_as
 from regions.tails import Saved, Tails
 
 
@@ -38,14 +41,27 @@ async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: async
     """
     log = make_logger(config.log.level, config.log.format, region=config.region, worker=0)
     async with AsyncExitStack() as stack:
-        daemon = await _build(config, config_dir, log, stack)
+        tracing = await stack.enter_async_context(
+            tracing_as(
+                config.tracing,
+                "replicator",
+                resolve=lambda ref: config_file.resolve_secret(ref, config_dir, os.environ),
+                resource={"service.version": version("meridian-gateway"), "cloud.region": config.region},
+                tell=log.warning,
+            )
+        )
+        daemon = await _build(config, config_dir, log, tracing.tracer, stack)
         log.info("replicating", homes=sorted(config.regions.places if config.regions else ()))
         await daemon.run_until(stop)
     log.info("stopped")
 
 
 async def _build(
-    config: GatewayConfig, config_dir: Path, log: structlog.stdlib.BoundLogger, stack: AsyncExitStack
+    config: GatewayConfig,
+    config_dir: Path,
+    log: structlog.stdlib.BoundLogger,
+    tracer: Tracer | None,
+    stack: AsyncExitStack,
 ) -> Daemon:
     def resolve(ref: SecretRef) -> str:
         return config_file.resolve_secret(ref, config_dir, os.environ)
@@ -75,6 +91,7 @@ async def _build(
         epochs=LiveEpochs(live, fences),
         calls_per_s=config.regions.replicator.calls_per_s,
         duties=[Tails(live, config_dir / config.regions.replicator.tails_dir, partial(_tell, log)).run],
+        tracer=tracer,
     )
     name = f"{here}.{secrets.token_hex(8)}"  # of this run alone, as the lease asks
     own = config.regions.replicator

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 STAGES: Final = ("embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
@@ -25,6 +25,7 @@ class Telemetry:
     """Every metric of one gateway process, in a registry of its own."""
 
     def __init__(self, version: str, region: str) -> None:
+        self.version = version
         self.registry = registry = CollectorRegistry()
         self.build = Info("meridian_build", "Version and region of this process.", registry=registry)
         self.build.info({"version": version, "region": region})
@@ -79,9 +80,26 @@ class Telemetry:
         )
         self.in_flight = Gauge("meridian_in_flight", "Requests at work in this process.", registry=registry)
 
+    def watch_spans(self, spans: Callable[[], Iterator[tuple[str, int]]]) -> None:
+        """Count spans by what became of them, as it stands when somebody looks."""
+        self.registry.register(_Spans(spans))
+
     def watch_breakers(self, states: Callable[[], Mapping[str, StrEnum]]) -> None:
         """Show every breaker's state, as it is when somebody looks."""
         self.registry.register(_Breakers(states))
+
+
+class _Spans(Collector):
+    def __init__(self, spans: Callable[[], Iterator[tuple[str, int]]]) -> None:
+        self._spans = spans
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "meridian_trace_spans", "Spans kept, by what became of them.", labels=("outcome",)
+        )
+        for outcome, count in self._spans():
+            family.add_metric([outcome], count)
+        yield family
 
 
 class _Breakers(Collector):

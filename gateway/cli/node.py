@@ -58,11 +58,30 @@ def node(
     reference = env.pop("MERIDIAN__API_KEY", tree.get("api_key"))
     if reference is not None:
         tree["api_key"] = _secret(reference, config.parent if config else Path())
+    if config is not None:
+        _beside(config, tree)
     sys.exit(main(validate(tree, NodeConfig, env, source=str(config or "options"))))
 
 
 def _is_given(variable: str, options: dict[str, Any]) -> bool:
     return variable.removeprefix("MERIDIAN__").lower() in options
+
+
+def _beside(config: Path, tree: dict[str, Any]) -> None:
+    """Read paths of the tracing section's secrets from the configuration's folder, as everywhere."""
+    section = tree.get("tracing")
+    headers = section.get("headers") if isinstance(section, dict) else None
+    if isinstance(section, dict) and isinstance(headers, dict):
+        tree["tracing"] = {
+            **section,
+            "headers": {name: _absolute(config, ref) for name, ref in headers.items()},
+        }
+
+
+def _absolute(config: Path, reference: object) -> object:
+    if not isinstance(reference, str) or not reference.startswith("file:"):
+        return reference
+    return f"file:{config.parent.absolute() / Path(reference.removeprefix('file:')).expanduser()}"
 
 
 def _secret(reference: object, base: Path) -> str:

@@ -27,6 +27,8 @@ from gateway.errors import (
 from gateway.observe import Observer
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenant, Tenants
+from regions.runtime import trace_context
+from regions.runtime.tracing import Attributes, Kind, Trace, Tracer, entered
 
 CONTEXT: Final = web.RequestKey("context", RequestContext)
 STARTED: Final = web.RequestKey("started", bool)
@@ -55,7 +57,9 @@ class Edge:
         max_in_flight: int,
         deadline_s: float,
         clock: Callable[[], float],
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._region, self._tenants, self._observer, self._telemetry = region, tenants, observer, telemetry
         self._body_limit_bytes, self._max_in_flight = body_limit_bytes, max_in_flight
         self._deadline_s, self._clock = deadline_s, clock
@@ -77,6 +81,14 @@ class Edge:
         except GatewayError as error:
             self._observer.rejected(dialect, call, request_id, error)
             return self._finish(render.response(dialect, error), request_id)
+        if self._tracer is not None:
+            ctx.trail.trace = _begin_trace(self._tracer, request, call)
+        with entered(None if ctx.trail.trace is None else ctx.trail.trace.root):
+            return await self._admitted(request, handler, ctx, call)
+
+    async def _admitted(
+        self, request: web.Request, handler: Handler, ctx: RequestContext, call: str
+    ) -> web.StreamResponse:
         request[CONTEXT] = ctx
         failure: BaseException | None = None
         self._enter()
@@ -94,14 +106,14 @@ class Edge:
             if STARTED in request:
                 _abort(request)
                 raise
-            response = render.response(dialect, failure)
+            response = render.response(ctx.dialect, failure)
         except BaseException as error:
             failure = error
             raise
         finally:
             self._leave()
             self._observer.ended(ctx, call, failure)
-        return self._finish(response, request_id)
+        return self._finish(response, ctx.request_id)
 
     def _admit(self, request: web.Request, dialect: str, request_id: str) -> RequestContext:
         if self.draining:
@@ -165,6 +177,15 @@ class Edge:
         except TimeoutError:
             return False
         return True
+
+
+def _begin_trace(tracer: Tracer, request: web.Request, call: str) -> Trace:
+    """This request's part of its caller's trace, or a trace of its own. Nothing of its URL but the route."""
+    parent = trace_context.parse(
+        request.headers.get(trace_context.TRACEPARENT), request.headers.getall(trace_context.TRACESTATE, ())
+    )
+    attributes: Attributes = {"http.request.method": request.method, "http.route": call}
+    return tracer.begin(f"{request.method} {call}", Kind.SERVER, parent=parent, attributes=attributes)
 
 
 def dialect_of(path: str) -> str:

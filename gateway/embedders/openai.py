@@ -11,6 +11,7 @@ import binascii
 import io
 from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -28,6 +29,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.wire.retry_after import retry_after_s
+from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
 MAX_INPUTS: Final = 2048
@@ -88,6 +90,7 @@ class OpenAIEmbedder:
     def __init__(self, config: Config, name: str, key: str | None) -> None:
         self._config, self._name = config, name
         self._url = config.base_url.rstrip("/") + "/embeddings"
+        self._host = urlsplit(config.base_url).hostname or ""
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -148,9 +151,13 @@ class OpenAIEmbedder:
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             raise UpstreamUnavailable(f"{self._name}: not started")
+        tracing.note(gen_ai__provider__name="openai", server__address=self._host)
         try:
             async with self._session.post(
-                self._url, data=io.BytesIO(body), headers=self._headers, allow_redirects=False
+                self._url,
+                data=io.BytesIO(body),
+                headers={**self._headers, **tracing.outgoing()},
+                allow_redirects=False,
             ) as response:
                 limit = MAX_ANSWER_BYTES if response.status == 200 else ERROR_BODY_BYTES
                 return response.status, response.headers, await self._read(response, limit)

@@ -13,6 +13,7 @@ they may name our account. What counts as an answer:
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +26,7 @@ from gateway.wire import openai as wire
 from gateway.wire import rate_limits, refusals, sse
 from gateway.wire.rate_limits import RateLimits
 from regions.errors import ConfigError, ConfigProblem
+from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
@@ -75,6 +77,7 @@ class OpenAIProvider:
     def __init__(self, base_url: str, name: str, model: str, key: str | None, http: UpstreamHttp) -> None:
         self._name, self._model, self._http = name, model, http
         self._url = base_url.rstrip("/") + "/chat/completions"
+        self._host = urlsplit(base_url).hostname or ""
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -91,7 +94,9 @@ class OpenAIProvider:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._http.post(self._url, self._headers, body)
+                tracing.note(gen_ai__provider__name="openai", server__address=self._host)
+                headers = {**self._headers, **tracing.outgoing()}
+                response = await self._http.post(self._url, headers, body)
                 try:
                     return await self._opened(response, stream, request.choices)
                 except BaseException:

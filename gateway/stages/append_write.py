@@ -28,6 +28,8 @@ from regions.live import Live
 from regions.logs.base import Append
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Lsn, make_lsn
+from regions.runtime import tracing
+from regions.runtime.tracing import Kind
 from regions.topology import Home, Topology, shard_of
 
 CountHandler = Callable[[RequestContext, Read[int]], Awaitable[Served[int]]]
@@ -53,10 +55,15 @@ class AppendWrite:
         """
         started_s, namespace = ctx.clock(), write.namespace
         awaited = self._awaited(ctx, namespace.index)
-        batch = [Append(namespace.stored, part) for part in _parts(write.change)]
+        parts = _parts(write.change)
         matched, counted_at = await self._count(ctx, write)
         try:
-            lsn = await self._append(ctx, namespace, batch)
+            with tracing.span(f"append {namespace.index}", Kind.PRODUCER) as span:
+                trace = "" if span is None else span.as_parent().header()
+                batch = [Append(namespace.stored, part, trace) for part in parts]
+                lsn = await self._append(ctx, namespace, batch)
+                if span is not None:
+                    span.attributes |= _told(namespace, parts, lsn)
         finally:
             ctx.trail.took("append", ctx.clock() - started_s)
         acked = await self._wait(ctx, namespace, lsn, awaited) if awaited is not None else None
@@ -98,6 +105,7 @@ class AppendWrite:
         home = self._home(ctx, index)
         try:
             with self._guarded(ctx, home.region, timeout_s):
+                tracing.note(meridian__home=home.region)
                 fence, log = await self._fences.fence(index, timeout_s=timeout_s)
                 left_s = min(timeout_s, ctx.remaining_s())
                 lsns = await log.append(fence, shard_of(namespace, log.shards), batch, timeout_s=left_s)
@@ -178,6 +186,16 @@ class AppendWrite:
 
         left_s = max(0.0, ctx.deadline_s - ctx.clock()) * 0.9
         return ctx.ack if await self._live.until(has_come, left_s) else "durable"
+
+
+def _told(namespace: NamespaceRef, parts: Sequence[Body], lsn: Lsn) -> tracing.Attributes:
+    return {
+        "db.collection.name": namespace.index,
+        "db.namespace": namespace.stored,
+        "db.operation.name": type(parts[0]).__name__.lower(),
+        "meridian.lsn": int(lsn),
+        "meridian.entries": len(parts),
+    }
 
 
 def _blame(error: Exception) -> Blame:

@@ -22,6 +22,7 @@ from gateway.stages.base import UpstreamCall
 from gateway.stages.metering import Metering
 from gateway.stream import EventStream
 from gateway.wire.openai import encode_usage, open_choices
+from regions.runtime.tracing import entered
 
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 """Of an answer that is held back. A streamed token takes some 200 bytes of frame, one with logprobs 2 KB."""
@@ -98,7 +99,10 @@ class Attempt:
         if timeout_s <= 0:
             raise DeadlineExceeded("the request's deadline passed before a model could be asked")
         try:
-            return await self._providers[call.upstream.name].open(request, stream=stream, timeout_s=timeout_s)
+            with entered(None if meter.span is None else meter.span.span):
+                return await self._providers[call.upstream.name].open(
+                    request, stream=stream, timeout_s=timeout_s
+                )
         except UpstreamTimeout as error:
             waited_s = ctx.clock() - started_s
             # A caller in a hurry must not open a breaker that others share.

@@ -27,6 +27,8 @@ from gateway.stages.nearest_read import (
     left_alone,
     note_read,
     refusal,
+    retrieval_span,
+    tell_source,
     unavailable,
 )
 from regions.errors import EpochAhead, LogUnavailable, LsnSuperseded, ReplicaRejected, ReplicaUnavailable
@@ -63,8 +65,12 @@ class FreshRead:
         floor's epoch ended before it. BadRequest, NotFound, …: refused by a replica.
         """
         started_s = ctx.clock()
+        reading = _Reading(ctx, read, self._live, self._reads, self._replicas, self._breakers)
         try:
-            return await _Reading(ctx, read, self._live, self._reads, self._replicas, self._breakers).answer()
+            with retrieval_span(read) as span:
+                served = await reading.answer()
+                tell_source(span, served.source)
+                return served
         finally:
             ctx.trail.took("retrieve", ctx.clock() - started_s)
 

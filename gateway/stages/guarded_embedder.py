@@ -14,6 +14,7 @@ from gateway.embedders.base import Embedded, Embedder, Kind
 from gateway.errors import CircuitOpen, Fault, GatewayError
 from gateway.policies.breaker import Breaker, Breakers
 from gateway.stages.guard import Blame, guarded
+from regions.runtime import tracing
 
 
 class GuardedEmbedder:
@@ -70,12 +71,30 @@ class GuardedEmbedder:
                 patience_s, fair_s = min(patience_s, self._query_s), self._query_s
             try:
                 with guarded(breaker, self._clock, _blame, patience_s=patience_s, fair_s=fair_s):
-                    return await endpoint.embed(texts, kind=kind, timeout_s=patience_s)
+                    return await self._ask(endpoint, texts, kind, patience_s)
             except GatewayError as error:
                 if error.fault is Fault.CLIENT:
                     raise
                 last = error
         raise last or self._all_open()
+
+    async def _ask(self, endpoint: Embedder, texts: Sequence[str], kind: Kind, timeout_s: float) -> Embedded:
+        with self._span(endpoint) as span:
+            embedded = await endpoint.embed(texts, kind=kind, timeout_s=timeout_s)
+            if span is not None:
+                span.attributes |= {
+                    "gen_ai.usage.input_tokens": embedded.tokens,
+                    "gen_ai.embeddings.dimension.count": self.dimension,
+                }
+            return embedded
+
+    def _span(self, endpoint: Embedder) -> tracing.span:
+        attributes: tracing.Attributes = {
+            "gen_ai.operation.name": "embeddings",
+            "gen_ai.request.model": endpoint.version,
+            "meridian.embedder": self._name,
+        }
+        return tracing.span(f"embeddings {endpoint.version}", tracing.Kind.CLIENT, attributes)
 
     def _takes(self, breaker: Breaker) -> bool:
         return breaker.wait_s(self._clock()) == 0

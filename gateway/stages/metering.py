@@ -16,6 +16,7 @@ from gateway.policies import tokens
 from gateway.policies.breaker import Permit
 from gateway.policies.failures import WELL, FailureClass, classify
 from gateway.policies.health import Health
+from gateway.spans import ChatSpan
 from gateway.stages.base import UpstreamCall
 from gateway.wire.rate_limits import RateLimits
 
@@ -36,6 +37,7 @@ class Metering:
         self._error: BaseException | None = None
         self._is_blamed = True
         self._is_finished = self._is_settled = False
+        self.span = ChatSpan.begin(call.request.model, call.upstream)
         self.facts = AnswerFacts(
             route=call.request.model, model=call.upstream.model, passages=call.request.passages
         )
@@ -44,6 +46,8 @@ class Metering:
         """The first content came, and what the upstream's rate headers say is left."""
         now_s = self._ctx.clock()
         self.facts.ttft_s = self._ctx.elapsed_s()
+        if self.span is not None:
+            self.span.opened()
         self._ctx.trail.took("llm_first_token", now_s - self._started_s)
         self._health.answered(self._call.upstream, now_s, now_s - self._started_s)
         if limits is not None:
@@ -56,6 +60,8 @@ class Metering:
 
     def count(self, event: ChatEvent) -> None:
         """An event came."""
+        if self.span is not None:
+            self.span.saw(event)
         if event.usage is not None:
             self._bill(event.usage)
         elif event.is_content:
@@ -90,6 +96,9 @@ class Metering:
             self._bill(await self._estimated())
         usage = self.facts.usage or Usage()
         details = {} if not isinstance(self._error, GatewayError) else {"error": self._error.message}
+        usd = cost_usd(self._call.upstream.card, usage)
+        if self.span is not None:
+            self.span.settled(outcome, usage, usd)
         self._ctx.note(
             ATTEMPT,
             route=self._call.request.model,
@@ -97,7 +106,7 @@ class Metering:
             model=self._call.upstream.model,
             outcome=outcome,
             ms=round((now_s - self._started_s) * 1000, 1),
-            cost_usd=cost_usd(self._call.upstream.card, usage),
+            cost_usd=usd,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             **details,

@@ -23,6 +23,8 @@ from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Lsn
 from regions.records import Query
 from regions.replicas.base import Fetched, IdPage, NamespaceInfo, NamespacePage, QueryResult, Replica
+from regions.runtime import tracing
+from regions.runtime.tracing import Attributes
 
 T = TypeVar("T")
 
@@ -77,7 +79,10 @@ class NearestRead:
         """Raises: RetrievalUnavailable: no replica answered. BadRequest, NotFound, …: refused by one."""
         started_s = ctx.clock()
         try:
-            return await self._first_answer(ctx, read)
+            with retrieval_span(read) as span:
+                served = await self._first_answer(ctx, read)
+                tell_source(span, served.source)
+                return served
         finally:
             ctx.trail.took("retrieve", ctx.clock() - started_s)
 
@@ -111,6 +116,29 @@ class NearestRead:
     def _candidates(self, read: Read[Any]) -> Sequence[Candidate]:
         configured = self._replicas.get(read.index, ())
         return sorted(configured, key=lambda c: c.region != read.prefer) if read.prefer else configured
+
+
+def retrieval_span(read: Read[Any]) -> tracing.span:
+    """A span around everything that is done to have one read answered."""
+    attributes: Attributes = {
+        "gen_ai.operation.name": "retrieval",
+        "gen_ai.data_source.id": read.index,
+    }
+    if read.namespace is not None:
+        attributes["db.namespace"] = read.namespace.stored
+    return tracing.span(f"retrieval {read.index}", attributes=attributes)
+
+
+def tell_source(span: tracing.Span | None, source: Source) -> None:
+    """Say which replica answered, and how old what it said may be."""
+    if span is None:
+        return
+    span.attributes["meridian.replica"] = source.region
+    if source.lsn is not None:
+        span.attributes["meridian.lsn"] = int(source.lsn)
+    if source.staleness_s is not None:
+        span.attributes["meridian.staleness_s"] = source.staleness_s
+        span.attributes["meridian.is_stale"] = source.is_stale
 
 
 def refusal(ctx: RequestContext, error: ReplicaRejected) -> GatewayError:

@@ -46,7 +46,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A change at its position. `appended_s` is the log server's time; `index` is "" for a heartbeat."""
+    """A change at its position. `appended_s` is the log server's time; `index` is "" for a heartbeat.
+
+    `trace` is the `traceparent` of what appended it, as `Append` had it.
+    """
 
     shard: int
     sequence: int
@@ -55,6 +58,7 @@ class Entry:
     index: IndexName
     namespace: str
     body: Body
+    trace: str = ""
 
     @property
     def lsn(self) -> Lsn:
@@ -79,10 +83,15 @@ class ShardState:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """One change for a namespace, before it has a position."""
+    """One change for a namespace, before it has a position.
+
+    `trace` says which span appended it (W3C `traceparent`, "" for none); it is kept beside the change, for
+    those who apply it to refer to, and means nothing to the log.
+    """
 
     namespace: str
     body: Body
+    trace: str = ""
 
 
 def encode_batch(epoch: Epoch, batch: Sequence[Append]) -> list[bytes]:

@@ -62,6 +62,7 @@ from regions.runtime.group_commit import Bounds, Commit, GroupCommit
 from regions.runtime.nats_batch import STALE, Outgoing
 from regions.runtime.nats_reader import Reading, ReadingEnded, StreamMessage
 from regions.runtime.nats_session import Connector, NatsError, NoAnswer, NotAsked, Refused, Session
+from regions.runtime.trace_context import TRACEPARENT
 
 NO_INDEX: Final = IndexName("")
 NO_EPOCH: Final = Epoch(0)
@@ -111,6 +112,7 @@ def build(
 class _Work:
     fence: Fence
     bodies: Sequence[bytes]
+    traces: Sequence[str]
 
 
 class JetStreamLog:
@@ -148,7 +150,10 @@ class JetStreamLog:
     ) -> Sequence[Lsn]:
         bodies = encode_batch(fence.epoch, batch)
         first = await self._commits[shard].submit(
-            _Work(fence, bodies), count=len(bodies), size=sum(map(len, bodies)), timeout_s=timeout_s
+            _Work(fence, bodies, [each.trace for each in batch]),
+            count=len(bodies),
+            size=sum(map(len, bodies)),
+            timeout_s=timeout_s,
         )
         return [make_lsn(fence.epoch, sequence) for sequence in range(first, first + len(bodies))]
 
@@ -389,7 +394,11 @@ class JetStreamLog:
     def _messages(self, shard: int, work: _Work) -> list[Outgoing]:
         index = work.fence.index
         expected = (self._fence(shard, index), work.fence.tokens[shard])
-        return [Outgoing(self._changes(shard, index), body, expected) for body in work.bodies]
+        subject = self._changes(shard, index)
+        return [
+            Outgoing(subject, body, expected, trace)
+            for body, trace in zip(work.bodies, work.traces, strict=True)
+        ]
 
     def _refused(self, shard: int, work: _Work, error: Refused) -> Exception:
         if error.code in STALE:
@@ -475,7 +484,8 @@ class JetStreamLog:
         kind, _, rest = message.subject.removeprefix(f"{self._config.prefix}.").partition(".")
         index = NO_INDEX if kind == "beat" else IndexName(rest.partition(".")[2])
         epoch, namespace, body = _decode(shard, message.sequence, message.data)
-        return Entry(shard, message.sequence, epoch, message.stored_s, index, namespace, body)
+        trace = message.headers.get(TRACEPARENT, "")
+        return Entry(shard, message.sequence, epoch, message.stored_s, index, namespace, body, trace)
 
     # Trimming
 

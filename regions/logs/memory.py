@@ -13,7 +13,7 @@ of clients may share one `MemoryLog`: it stands for the server. What can happen 
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -73,6 +73,7 @@ class _Stored:
     index: IndexName
     appended_s: float
     data: bytes
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -86,10 +87,10 @@ class _Stream:
     """(epoch, sequence of its fence), oldest first; trimming does not touch them."""
     stored_bytes: int = 0
 
-    def put(self, index: IndexName, appended_s: float, data: bytes) -> int:
+    def put(self, index: IndexName, appended_s: float, data: bytes, trace: str = "") -> int:
         self.last += 1
         self.stored_bytes += len(data)
-        self.entries[self.last] = _Stored(index, appended_s, data)
+        self.entries[self.last] = _Stored(index, appended_s, data, trace)
         return self.last
 
     def drop(self, sequence: int) -> None:
@@ -131,7 +132,7 @@ class MemoryLog:
     async def append(
         self, fence: Fence, shard: int, batch: Sequence[Append], *, timeout_s: float
     ) -> Sequence[Lsn]:
-        bodies = encode_batch(fence.epoch, batch)
+        bodies = list(zip(encode_batch(fence.epoch, batch), [each.trace for each in batch], strict=True))
         self._check_up()
         landing = self._lost_acks.pop(0) if self._lost_acks else None
         if landing is Landing.LATER:
@@ -250,22 +251,22 @@ class MemoryLog:
         """Turn a bit of a stored entry."""
         stored = self._streams[shard].entries[sequence]
         data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
-        self._streams[shard].entries[sequence] = _Stored(stored.index, stored.appended_s, data)
+        self._streams[shard].entries[sequence] = replace(stored, data=data)
 
     def _make(self, shard: int) -> _Stream:
         self._made += 1
         first = self._made * ORIGIN_STEP + 1
         return _Stream(f"{self._region}/{shard}/{self._made}", first, first, first - 1)
 
-    def _store(self, fence: Fence, shard: int, bodies: Sequence[bytes]) -> list[int]:
+    def _store(self, fence: Fence, shard: int, bodies: Sequence[tuple[bytes, str]]) -> list[int]:
         stream = self._streams[shard]
         opened = stream.fences.get(fence.index)
         if not opened or opened[-1][1] != fence.tokens[shard]:
             raise StaleEpoch(f"epoch {fence.epoch} of {fence.index} is not open in shard {shard}")
-        if stream.stored_bytes + sum(map(len, bodies)) > self.retention.hard_bytes:
+        if stream.stored_bytes + sum(len(body) for body, _ in bodies) > self.retention.hard_bytes:
             raise LogUnavailable(f"shard {shard} is full")
         now_s = self._clock()
-        sequences = [stream.put(fence.index, now_s, body) for body in bodies]
+        sequences = [stream.put(fence.index, now_s, body, trace) for body, trace in bodies]
         self._tell()
         return sequences
 
@@ -319,4 +320,4 @@ def _entry(shard: int, sequence: int, stored: _Stored) -> Entry:
         epoch, namespace, body = decode(stored.data)
     except LogCorrupt as error:
         raise LogCorrupt(f"shard {shard}, sequence {sequence}: {error}") from error
-    return Entry(shard, sequence, epoch, stored.appended_s, stored.index, namespace, body)
+    return Entry(shard, sequence, epoch, stored.appended_s, stored.index, namespace, body, stored.trace)

@@ -6,6 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from regions.runtime.tracing_config import TracingConfig
+
 BODY_LIMIT: Final = 8 << 20
 """Above Pinecone's 2 MB, so that a body that is a little too big is answered and not cut off."""
 
@@ -38,6 +40,9 @@ class NodeConfig(BaseModel):
 
     ready_file: Path | None = None
     """Written, with the same JSON as the ready line, once the port is open."""
+
+    tracing: TracingConfig | None = None
+    """Where traces go; paths of its secrets are as seen from the working directory."""
 
     @property
     def is_ipv6(self) -> bool:

@@ -11,16 +11,21 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 
 from regions.errors import RegionsError
 from regions.node.config import NodeConfig
 from regions.node.node import Node
 from regions.node.server import Server, drained
 from regions.runtime import lifecycle
+from regions.runtime.config_file import resolve_secret
+from regions.runtime.tracing import Tracer
+from regions.runtime.tracing_config import tracing_as
 
 _SWITCH_S: Final = 0.0005
 """How long a busy thread keeps the interpreter from the event loop; Python's own default is 5 ms."""
@@ -57,25 +62,37 @@ def locked(data_dir: Path) -> Iterator[None]:
 async def run_node(config: NodeConfig, stop: asyncio.Event) -> None:
     """Serve until `stop`; what was acknowledged is durable however this ends.
 
-    Raises: DirectoryLocked, StoreUnreadable, lifecycle.PortTaken.
+    Raises: DirectoryLocked, StoreUnreadable, lifecycle.PortTaken; ConfigError: a secret of its tracing.
     """
+    tracing = tracing_as(
+        config.tracing,
+        "node",
+        resolve=lambda ref: resolve_secret(ref, Path(), os.environ),
+        resource={"service.version": version("meridian-gateway")},
+        tell=structlog.get_logger("meridian.node").warning,
+    )
     with locked(config.data_dir):
-        sock = lifecycle.bind(config.host, config.port)
-        try:
-            node = await asyncio.to_thread(Node, config)
-        except sqlite3.DatabaseError as error:
-            sock.close()
-            raise StoreUnreadable(f"{config.data_dir / 'node.db'}: {error}") from error
-        server = Server(node, config)
-        try:
-            url = await server.open(sock)
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(node.keep())
-                _announce(config, url, sock.getsockname()[1], node.incarnation)
-                await stop.wait()
-                keeper.cancel()
-        finally:
-            await drained(server, node)
+        async with tracing as traces:
+            await _serve(config, traces.tracer, stop)
+
+
+async def _serve(config: NodeConfig, tracer: Tracer | None, stop: asyncio.Event) -> None:
+    sock = lifecycle.bind(config.host, config.port)
+    try:
+        node = await asyncio.to_thread(Node, config)
+    except sqlite3.DatabaseError as error:
+        sock.close()
+        raise StoreUnreadable(f"{config.data_dir / 'node.db'}: {error}") from error
+    server = Server(node, config, tracer)
+    try:
+        url = await server.open(sock)
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(node.keep())
+            _announce(config, url, sock.getsockname()[1], node.incarnation)
+            await stop.wait()
+            keeper.cancel()
+    finally:
+        await drained(server, node)
 
 
 def _announce(config: NodeConfig, url: str, port: int, incarnation: str) -> None:

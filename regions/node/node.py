@@ -35,6 +35,7 @@ from regions.pinecone_api import Protection, VectorField, VectorType
 from regions.positions import Lsn
 from regions.record_checks import VectorShape
 from regions.records import Match, Query, Record
+from regions.runtime import tracing
 
 T = TypeVar("T")
 
@@ -211,7 +212,14 @@ class Node:
     async def query(self, index: NodeIndex, namespace: str, query: Query) -> Matches:
         """Raises: BadFilter."""
         tree = compile_filter(query.filter) if query.filter else None
-        return await self.run(self._query, index, namespace, query, tree)
+        with tracing.span("search") as span:
+            found = await self.run(self._query, index, namespace, query, tree)
+            if span is not None:
+                span.attributes |= {
+                    "db.namespace": namespace,
+                    "db.response.returned_rows": len(found.matches),
+                }
+            return found
 
     async def fetch(self, index: NodeIndex, namespace: str, ids: Sequence[str]) -> Records:
         return await self.run(self._fetch, index, namespace, ids)
@@ -265,7 +273,8 @@ class Node:
             db.close()
 
     async def _write(self, call: Callable[[Store], T], *, is_own: bool = False) -> T:
-        return await asyncio.wrap_future(self._writer.submit(call, is_own=is_own))
+        with tracing.span("commit"):
+            return await asyncio.wrap_future(self._writer.submit(call, is_own=is_own))
 
     def _on_commit(self, results: Sequence[object]) -> None:
         written = (result for result in results if isinstance(result, Written))

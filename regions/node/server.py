@@ -15,8 +15,10 @@ from regions.node.control_plane import ControlPlane
 from regions.node.data_plane import DataPlane
 from regions.node.node import Node
 from regions.node.render import BodyTooLarge, NoSuchRoute, Overloaded
+from regions.node.spans import traced
 from regions.pinecone_api import API_KEY_HEADER, MAX_BODY_BYTES
 from regions.runtime import strict_json
+from regions.runtime.tracing import Tracer
 
 DECODED_ON_THE_LOOP: Final = 256 << 10
 """Bytes; a larger body is decoded on a thread."""
@@ -31,7 +33,8 @@ _log: Final = structlog.get_logger("meridian.node")
 class Server:
     """A node's routes and its listening socket, from `open` to `close`."""
 
-    def __init__(self, node: Node, config: NodeConfig) -> None:
+    def __init__(self, node: Node, config: NodeConfig, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self._node, self._config = node, config
         self._key = config.api_key.get_secret_value().encode() if config.api_key else None
         self._in_flight = 0
@@ -64,6 +67,9 @@ class Server:
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path != "/livez" and not self._is_allowed(request):
             return render.unauthorized()
+        return await traced(self._tracer, request, lambda: self._answer(request, handler))
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         is_control = not request.path.startswith("/i/")
         self._in_flight += 1
         try:

@@ -51,6 +51,7 @@ from regions.replicas.base import (
     NamespacePage,
     QueryResult,
 )
+from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
 T = TypeVar("T")
@@ -115,6 +116,7 @@ class PineconeReplica:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._base, self._index, self.region = config.url, index, region
+        self._host = urlsplit(config.url).hostname or ""
         self._connect_timeout_s = config.connect_timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._headers = {api.API_VERSION_HEADER: config.api_version, "Content-Type": "application/json"}
@@ -142,7 +144,13 @@ class PineconeReplica:
     ) -> Applied:
         method, path, body, idempotent = _request_of(namespace.stored, change)
         answer = await self._call(
-            method, path, body, timeout_s=timeout_s, idempotent=idempotent, position=position
+            method,
+            path,
+            body,
+            timeout_s=timeout_s,
+            namespace=namespace,
+            idempotent=idempotent,
+            position=position,
         )
         matched: int | None = None
         if isinstance(change, UpdateByFilter):
@@ -155,7 +163,9 @@ class PineconeReplica:
         request = api.UpdateRequest(
             namespace=namespace.stored, filter=filter_, set_metadata=_NOTHING, dry_run=True
         )
-        answer = await self._ask("POST", "/vectors/update", _encoded(request), timeout_s=timeout_s)
+        answer = await self._ask(
+            "POST", "/vectors/update", _encoded(request), timeout_s=timeout_s, namespace=namespace
+        )
         matched = _decoded(answer.body, api.UpdateAnswer).matched_records
         return Applied(lsn=_lsn(answer.headers, _WRITE_LSN), matched=matched)
 
@@ -163,13 +173,15 @@ class PineconeReplica:
 
     async def query(self, namespace: NamespaceRef, query: Query, *, timeout_s: float) -> QueryResult:
         body = _encoded(msgspec.structs.replace(query, namespace=namespace.stored))
-        answer = await self._ask("POST", "/query", body, timeout_s=timeout_s)
+        answer = await self._ask("POST", "/query", body, timeout_s=timeout_s, namespace=namespace)
         decoded = _decoded(answer.body, api.QueryAnswer)
         return QueryResult(decoded.matches, _lsn(answer.headers, _READ_LSN), _units(decoded.usage))
 
     async def fetch(self, namespace: NamespaceRef, ids: Sequence[str], *, timeout_s: float) -> Fetched:
         params = [("ids", id_) for id_ in ids] + [("namespace", namespace.stored)]
-        answer = await self._ask("GET", f"/vectors/fetch?{urlencode(params)}", timeout_s=timeout_s)
+        answer = await self._ask(
+            "GET", f"/vectors/fetch?{urlencode(params)}", timeout_s=timeout_s, namespace=namespace
+        )
         decoded = _decoded(answer.body, api.FetchAnswer)
         return Fetched(decoded.vectors, _lsn(answer.headers, _READ_LSN), _units(decoded.usage))
 
@@ -185,7 +197,9 @@ class PineconeReplica:
         request = api.FetchByMetadataRequest(
             filter=filter_, namespace=namespace.stored, limit=limit, pagination_token=token
         )
-        answer = await self._ask("POST", "/vectors/fetch_by_metadata", _encoded(request), timeout_s=timeout_s)
+        answer = await self._ask(
+            "POST", "/vectors/fetch_by_metadata", _encoded(request), timeout_s=timeout_s, namespace=namespace
+        )
         decoded = _decoded(answer.body, api.FetchByMetadataAnswer)
         return Fetched(
             decoded.vectors,
@@ -198,7 +212,9 @@ class PineconeReplica:
         self, namespace: NamespaceRef, *, prefix: str, limit: int, token: str | None, timeout_s: float
     ) -> IdPage:
         params = _page_params(prefix, limit, token) | {"namespace": namespace.stored}
-        answer = await self._ask("GET", f"/vectors/list?{urlencode(params)}", timeout_s=timeout_s)
+        answer = await self._ask(
+            "GET", f"/vectors/list?{urlencode(params)}", timeout_s=timeout_s, namespace=namespace
+        )
         decoded = _decoded(answer.body, api.ListAnswer)
         return IdPage([v.id for v in decoded.vectors], _next(decoded.pagination), _units(decoded.usage))
 
@@ -218,15 +234,25 @@ class PineconeReplica:
         )
 
     async def describe_namespace(self, namespace: NamespaceRef, *, timeout_s: float) -> NamespaceInfo:
-        answer = await self._call("GET", _namespace_path(namespace.stored), timeout_s=timeout_s)
+        answer = await self._call(
+            "GET", _namespace_path(namespace.stored), timeout_s=timeout_s, namespace=namespace
+        )
         return _namespace_info(_decoded(answer.body, api.NamespaceAnswer))
 
     # --- Transport ---------------------------------------------------------------------------
 
-    async def _ask(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float) -> _Answer:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float,
+        namespace: NamespaceRef | None = None,
+    ) -> _Answer:
         """A question that a namespace which does not exist would not be refused: what lacks is the index."""
         try:
-            return await self._call(method, path, body, timeout_s=timeout_s)
+            return await self._call(method, path, body, timeout_s=timeout_s, namespace=namespace)
         except ReplicaRejected as error:
             if error.status != 404:
                 raise
@@ -239,11 +265,38 @@ class PineconeReplica:
         body: bytes | None = None,
         *,
         timeout_s: float,
+        namespace: NamespaceRef | None = None,
         idempotent: bool = True,
         position: Lsn | None = None,
     ) -> _Answer:
+        if tracing.current() is None:
+            return await self._called(method, path, body, timeout_s, idempotent, position)
+        operation = operation_of(method, path)
+        attributes: tracing.Attributes = {
+            "db.system.name": "pinecone",
+            "db.collection.name": self._index,
+            "db.operation.name": operation,
+            "server.address": self._host,
+            "meridian.replica": self.region,
+        }
+        if namespace is not None:
+            attributes["db.namespace"] = namespace.stored
+        with tracing.span(f"{operation} {self._index}", tracing.Kind.CLIENT, attributes):
+            return await self._called(method, path, body, timeout_s, idempotent, position)
+
+    async def _called(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_s: float,
+        idempotent: bool,
+        position: Lsn | None,
+    ) -> _Answer:
         url = URL(self._base + path, encoded=True)
-        headers = {} if position is None else {api.APPLY_HEADER: str(position)}
+        headers = dict(tracing.outgoing())
+        if position is not None:
+            headers[api.APPLY_HEADER] = str(position)
         timeout = aiohttp.ClientTimeout(total=None, connect=min(timeout_s, self._connect_timeout_s))
         try:
             async with asyncio.timeout(timeout_s):  # one clock for both sendings
@@ -260,6 +313,7 @@ class PineconeReplica:
             raise ReplicaUnavailable(
                 f"{self._name()} cannot be reached: {error}", may_land=may_land
             ) from error
+        tracing.note(db__response__status_code=str(answer.status))
         if answer.status >= 400:
             raise self._failure(answer)
         self._incarnation = answer.headers.get(api.INCARNATION_HEADER)
@@ -332,6 +386,16 @@ class _StaleConnection(aiohttp.ClientError):
 
 async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
     context.trace_request_ctx.reused = True
+
+
+def operation_of(method: str, path: str) -> str:
+    """What a call does, in a word: the end of its path, or what is done to a namespace."""
+    family, _, name = path.partition("?")[0].removeprefix("/").partition("/")
+    if family != "namespaces":
+        return name or family
+    if method == "GET":
+        return "describe_namespace" if name else "list_namespaces"
+    return "delete_namespace" if name else "create_namespace"
 
 
 def _request_of(stored: str, change: Change) -> tuple[str, str, bytes | None, bool]:

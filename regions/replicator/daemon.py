@@ -27,6 +27,7 @@ from regions.replicator.follower import Pace
 from regions.replicator.lease import Lease, LeaseLost
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Site
+from regions.runtime.tracing import Tracer
 
 _CALL_S: Final = 2.0
 
@@ -60,6 +61,7 @@ class Surroundings:
     calls_per_s: float = 100.0
     duties: Sequence[Callable[[], Coroutine[None, None, NoReturn]]] = ()
     """What else one process of the region has to do, and only one, until it is cancelled."""
+    tracer: Tracer | None = None
 
 
 class Daemon:
@@ -142,6 +144,7 @@ class Daemon:
                 writer=self._name,
                 pace=self._pace,
                 calls=self._calls,
+                tracer=self._around.tracer,
             )
             driver.feed(moves.Leased(self._until_s))
             self.drivers[route.home, route.shard] = driver

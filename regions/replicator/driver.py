@@ -39,8 +39,9 @@ from regions.errors import (
 from regions.logs.base import Append, Entry, Fence, Log
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import Epoch, Lsn
-from regions.replicator import moves
+from regions.replicator import moves, spans
 from regions.replicator.calls import Calls
+from regions.replicator.coalesce import Call
 from regions.replicator.follower import Follower, Pace
 from regions.replicator.markers import Markers, name_of
 from regions.replicator.moves import Effect, Event
@@ -48,6 +49,7 @@ from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Snapshots
 from regions.replicator.visibility import NOBODY, wait_visible
 from regions.replicator.watermarks import Progress, decode, encode, progress_key
+from regions.runtime.tracing import Tracer
 
 _CALL_S: Final = 5.0
 """What a call on a log or on registers may take."""
@@ -131,8 +133,10 @@ class Driver:
         writer: str,
         pace: Pace,
         calls: Calls | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`calls` counts what is under way at the indexes."""
+        self._tracer = tracer
         self._route, self._log, self._epochs, self._pacers = route, log, epochs, pacers
         self._writer, self._pace = writer, pace
         self._calls = calls or Calls(pace.apply_settle_s)
@@ -267,22 +271,26 @@ class Driver:
                 raise AssertionError("reading has a task of its own")
 
     async def _apply(self, effect: moves.Apply) -> None:
-        namespace, call = effect.namespace, effect.call
+        with spans.apply_trace(self._tracer, self._route.home, effect) as trace:
+            event = await self._applied(effect.namespace, effect.call)
+            spans.tell(trace, event)
+        self.feed(event)
+
+    async def _applied(self, namespace: NamespaceRef, call: Call) -> Event:
+        """What became of the call."""
         try:
             applied = await self._call(namespace, call.change, call.position)
         except ReplicaAhead as error:
-            self.feed(moves.Past(namespace, error.position))
+            return moves.Past(namespace, error.position)
         except ReplicaUnavailable as error:
-            self.feed(moves.Failed(namespace, error.may_land, error.retry_after_s))
+            return moves.Failed(namespace, error.may_land, error.retry_after_s)
         except ReplicaRejected as error:
             if _is_so_already(call.change, error.status):
-                self.feed(moves.Applied(namespace, None))
-            elif error.status == 404:
-                self.feed(moves.Failed(namespace, may_land=False))  # it is the index that is not there
-            else:
-                self.feed(moves.Refused(namespace, str(error)))
-        else:
-            self.feed(moves.Applied(namespace, applied))
+                return moves.Applied(namespace, None)
+            if error.status == 404:
+                return moves.Failed(namespace, may_land=False)  # it is the index that is not there
+            return moves.Refused(namespace, str(error))
+        return moves.Applied(namespace, applied)
 
     async def _call(self, namespace: NamespaceRef, change: Change, position: Lsn) -> Lsn | None:
         """Change our index, at its pace and under the lease; the index's own position.

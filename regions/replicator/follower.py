@@ -491,7 +491,7 @@ class Follower:
             self._wake(lane, lane.retry_s)
         else:
             lane.move(State.SENDING)
-            self._effects.append(moves.Apply(lane.namespace, batch.calls[0]))
+            self._effects.append(moves.Apply(lane.namespace, batch.calls[0], batch.entries))
 
     def _finish(self, lane: Lane, index_lsn: Lsn | None, now_s: float) -> None:
         """The batch is done."""

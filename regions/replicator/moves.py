@@ -190,10 +190,14 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Make the call, unless the lease is about to end -> Applied, Past, Failed or Refused."""
+    """Make the call, unless the lease is about to end -> Applied, Past, Failed or Refused.
+
+    `entries` are the changes that it is (a part of) the sum of.
+    """
 
     namespace: NamespaceRef
     call: Call
+    entries: Sequence[Entry] = ()
 
 
 class AwaitVisible(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ import msgspec
 
 from regions.runtime.nats_reader import Reading
 from regions.runtime.nats_session import Connector, NatsError, NoAnswer, NotAsked, Refused, Session
+from regions.runtime.trace_context import TRACEPARENT
 
 WINDOW_S: Final = 120.0
 """How long the server knows an id; a stream that takes batches is created with it."""
@@ -45,11 +46,15 @@ STORE_FAILED: Final = 10077
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to store. `expected` is (subject, its last sequence): if that has moved, no."""
+    """A message to store. `expected` is (subject, its last sequence): if that has moved, no.
+
+    `trace` goes with it as the header `traceparent`; "" is none.
+    """
 
     subject: str
     data: bytes = field(repr=False)
     expected: tuple[str, int] | None = None
+    trace: str = ""
 
 
 class _Stored(msgspec.Struct):
@@ -108,6 +113,8 @@ async def _publish(session: Session, batch: Sequence[Outgoing], message_id: str,
             subject, sequence = message.expected
             headers["Nats-Expected-Last-Subject-Sequence"] = str(sequence)
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = subject
+        if message.trace:
+            headers[TRACEPARENT] = message.trace
         if place < len(batch):
             await session.send(message.subject, message.data, headers)
             headers = {}

@@ -25,10 +25,10 @@ class ScriptedEmbeddings:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.router.add_post("/v1/embeddings", self._answer)
+        app.router.add_post("/v1/embeddings", self.answer)
         return app
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
         self.arrived.release()
         body = await request.json()

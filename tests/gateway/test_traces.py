@@ -1,0 +1,143 @@
+"""One trace from the edge to the node and through two attempts, as a real collector receives it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from regions.runtime import children
+from tests.fakes.collector import Got, running_collector
+from tests.fakes.embeddings import DIMENSION, ScriptedEmbeddings
+from tests.fakes.provider import ScriptedProvider, Step
+from tests.gateway.running import Running, running_gateway, tenants_file
+from tests.regions.node.running import NodeClient, make_index
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+CALLERS_TRACE, CALLERS_SPAN = CALLER.split("-")[1:3]
+SECRET_WORDS = "xyzzy-plugh-question"
+QUESTION = [{"role": "user", "content": f"Who won the prize? {SECRET_WORDS}"}]
+
+
+def node_file(directory: Path, collector: str) -> Path:
+    directory.mkdir()
+    file = directory / "node.yaml"
+    tracing = {"endpoint": collector, "sample_ratio": 0, "export_every_s": 0.05}
+    file.write_text(yaml.safe_dump({"data_dir": str(directory / "data"), "tracing": tracing}))
+    return file
+
+
+@asynccontextmanager
+async def node_process(directory: Path, collector: str) -> AsyncIterator[str]:
+    """`meridian node` as a process of its own, traced."""
+    argv = children.python_module("gateway", "node", "--config", str(node_file(directory, collector)))
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, env=os.environ)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        yield msgspec.json.decode(line)["url"]
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def config(node_url: str, models: str, collector: str, **tracing: Any) -> dict[str, Any]:
+    """`models` is where both the LLM and the embedder answer."""
+    section = {"kind": "openai", "base_url": models, "model": "gpt-4o"}
+    upstreams = [{**section, "account": "one"}, {**section, "account": "two", "tier": "cheaper"}]
+    return {
+        "indexes": {
+            "docs": {
+                "dimension": DIMENSION,
+                "embedder": "scripted",
+                "replicas": [{"region": "us-east", "kind": "pinecone", "url": f"{node_url}/i/docs"}],
+            }
+        },
+        "embedders": {
+            "scripted": {"kind": "openai", "base_url": models, "model": "words", "dimension": DIMENSION}
+        },
+        "models": {"big": {"upstreams": upstreams}},
+        "tracing": {"endpoint": collector, "export_every_s": 0.05, "sample_ratio": 0, **tracing},
+    }
+
+
+def models_of(provider: ScriptedProvider) -> web.Application:
+    """Chat and embeddings at one address."""
+    app, embeddings = provider.application(), ScriptedEmbeddings()
+    app.router.add_post("/v1/embeddings", embeddings.answer)
+    return app
+
+
+async def test_a_trace_goes_from_the_edge_to_the_node_and_through_both_attempts(tmp_path: Path) -> None:
+    provider = ScriptedProvider([Step(status=500)])
+    async with AsyncExitStack() as stack:
+        collector = await stack.enter_async_context(running_collector())
+        node_url = await stack.enter_async_context(node_process(tmp_path / "node", collector.url))
+        server = await stack.enter_async_context(TestServer(models_of(provider)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        await make_index(NodeClient(node_url, session), "docs", DIMENSION)
+        tenants_file(tmp_path, index="docs")
+        gateway = await stack.enter_async_context(
+            running_gateway(tmp_path, config(node_url, str(server.make_url("/v1")), collector.url))
+        )
+        answer = await ask(gateway, {"traceparent": CALLER, "tracestate": "vendor=1", "baggage": "user=bob"})
+        await collector.until(lambda c: bool(c.named("POST /v1/chat/completions") and c.named("search")))
+
+    assert answer["choices"][0]["message"]["content"].startswith("Answered well.")
+    trace = [span for span in collector.spans if span.trace_id == CALLERS_TRACE]
+    (edge,) = named(trace, "POST /v1/chat/completions")
+    assert (edge.parent_id, edge.service, edge.region) == (CALLERS_SPAN, "meridian-gateway", "us-east")
+    assert edge.attributes["meridian.outcome"] == "ok"
+    (embed,) = [span for span in trace if span.name.startswith("embeddings ")]
+    assert embed.parent_id == edge.span_id
+    assert embed.attributes["gen_ai.operation.name"] == "embeddings"
+    (retrieval,) = named(trace, "retrieval docs")
+    assert retrieval.parent_id == edge.span_id
+    (query,) = named(trace, "query docs")
+    assert query.parent_id == retrieval.span_id
+    assert query.attributes["db.system.name"] == "pinecone"
+    assert query.attributes["db.operation.name"] == "query"
+    assert query.attributes["db.collection.name"] == "docs"
+    (at_node,) = named(trace, "POST /i/{index}/query")
+    assert (at_node.parent_id, at_node.service) == (query.span_id, "meridian-node")
+    (search,) = named(trace, "search")
+    assert search.parent_id == at_node.span_id
+    failed, second = sorted(named(trace, "chat gpt-4o"), key=lambda span: span.start_ns)
+    assert failed.is_error
+    assert failed.attributes["error.type"] == "unavailable"
+    assert not second.is_error
+    assert [name for name, _ in second.events] == ["gen_ai.first_token"]
+    assert second.attributes["gen_ai.usage.input_tokens"] == 100
+    assert second.attributes["gen_ai.usage.output_tokens"] == 10
+    assert second.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert second.attributes["gen_ai.response.model"] == "scripted-1"
+    assert second.attributes["server.address"] == "127.0.0.1"
+    assert {failed.parent_id, second.parent_id} == {edge.span_id}
+    known = {each.span_id for each in trace} | {CALLERS_SPAN}
+    assert not [span.name for span in trace if span.parent_id not in known]
+    told = [(seen.headers.get("traceparent"), seen.headers.get("tracestate")) for seen in provider.seen]
+    assert told == [(f"00-{CALLERS_TRACE}-{each.span_id}-01", "vendor=1") for each in (failed, second)]
+    assert not [seen for seen in provider.seen if "baggage" in {name.lower() for name in seen.headers}]
+    assert SECRET_WORDS not in repr(collector.spans)
+
+
+def named(spans: list[Got], name: str) -> list[Got]:
+    return [span for span in spans if span.name == name]
+
+
+async def ask(gateway: Running, headers: dict[str, str]) -> dict[str, Any]:
+    body = {"model": "big", "messages": QUESTION}
+    async with gateway.session.post(
+        f"{gateway.url}/v1/chat/completions", json=body, headers=headers
+    ) as response:
+        assert response.status == 200, await response.text()
+        found: dict[str, Any] = await response.json()
+        return found
