@@ -32,6 +32,7 @@ from gateway.observe import Observer
 from gateway.policies.breaker import Breakers
 from gateway.policies.sparse import SparseEncoder
 from gateway.receipts import Receipts
+from gateway.regional_metrics import RegionalMetrics
 from gateway.reload import Reloader
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.guarded_embedder import GuardedEmbedder
@@ -166,6 +167,9 @@ async def _build(
     build_chat = partial(_build_chat, resolve=resolve, path=path, state=state)
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     telemetry.watch_breakers(lambda: breakers.states(asyncio.get_running_loop().time()))
+    if (live := state.live) is not None:
+        told = RegionalMetrics(lambda: summary(live.topology, asyncio.get_running_loop().time()))
+        telemetry.registry.register(told)
     return Gateway(
         edge=Edge(
             region=config.region,

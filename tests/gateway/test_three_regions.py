@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -35,11 +36,19 @@ US, EU, AP = "us-east", "eu-west", "ap-southeast"
 async def three(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Three]:
     async with three_regions(tmp_path_factory.mktemp("three")) as made:
         async with asyncio.timeout(30):
-            for _ in range(300):
-                if (await call(made, US, "/vectors/upsert", upsert("warm"))).status == 200:
-                    break
+            while (await call(made, US, "/vectors/upsert", upsert("warm"))).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)  # no home is established yet
+            while not all([await sees_all(made, region) for region in (US, EU, AP)]):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         yield made
+
+
+async def sees_all(three: Three, region: str) -> bool:
+    """Whether a region's gateway takes every replica for readable."""
+    gateway = three.gateways[region]
+    async with gateway.session.get(f"{gateway.operators_url}/readyz") as response:
+        replicas = (await response.json())["replicas"]["docs"]
+    return all(each["state"] == "readable" for each in replicas.values())
 
 
 def upsert(*ids: str, namespace: str = "a") -> dict[str, Any]:
@@ -181,6 +190,20 @@ async def test_status_shows_every_region_home_and_namespace(three: Three) -> Non
     code, out = await command(three, "status")
     assert "epoch 1" in out
     assert "canary" in out
+
+
+async def test_the_metrics_of_any_region_tell_every_replica(three: Three) -> None:
+    for region in (US, EU, AP):
+        gateway = three.gateways[region]
+        async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+            text = await response.text()
+        for replica in (US, EU, AP):
+            where = f'{{index="docs",region="{replica}"'
+            assert f"meridian_replica_readable{where}}} 1.0" in text
+            assert f"meridian_namespaces_parked{where}}} 0.0" in text
+            labels = f'{{index="docs",lag="queryable",region="{replica}"}} '
+            (lag,) = re.findall(re.escape(f"meridian_replica_lag_seconds{labels}") + r"(\S+)", text)
+            assert 0 < float(lag) < 5
 
 
 async def test_verify_finds_a_difference_and_repairs_it_through_the_log(three: Three) -> None:
