@@ -241,6 +241,13 @@ class ReplicatorConfig(Section):
         ge=0,
         description="Between two canaries in an index: one write, then queries until it is found; 0: none.",
     )
+    operators_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        examples=[9501],
+        description="Health and metrics of meridian replicate, on server.operators_host; null: none.",
+    )
     tails_dir: str = Field(
         "tails", description="Where what a replaced home never shipped is saved, beside this file; writable."
     )

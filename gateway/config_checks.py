@@ -27,6 +27,7 @@ def cross_check(config: GatewayConfig) -> list[ConfigProblem]:
         *_check_plugins(config),
         *_check_models(config),
         *_check_ports(config.server),
+        *_check_replicator_port(config),
     ]
 
 
@@ -157,6 +158,13 @@ def _check_models(config: GatewayConfig) -> Iterator[ConfigProblem]:
                     f"no price is known for {name!r}",
                     f"add it under catalogue, or name a known one in models.{alias}.card",
                 )
+
+
+def _check_replicator_port(config: GatewayConfig) -> Iterator[ConfigProblem]:
+    port, server = config.regions and config.regions.replicator.operators_port, config.server
+    taken = (server.port, *range(server.operators_port, server.operators_port + server.workers))
+    if port in taken:
+        yield ConfigProblem("regions.replicator.operators_port", f"{port} is a port of the gateway's already")
 
 
 def _check_ports(server: ServerConfig) -> Iterator[ConfigProblem]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regions.names import IndexName, NamespaceRef, RegionId
-from regions.topology import Standing, Topology
+from regions.topology import Standing, Topology, shard_of
 
 
 def summary(topology: Topology, now_s: float) -> dict[str, Any]:
@@ -52,17 +52,35 @@ def _lags(standing: Standing) -> dict[str, float | None]:
 
 
 def parked(topology: Topology, index: IndexName, region: RegionId) -> dict[str, str]:
-    """The namespaces of an index that stand still in a region, and why."""
-    home = topology.homes.get(index)
-    if home is None:
-        return {}
+    """The namespaces of an index that stand still in a region, and why.
+
+    One that an earlier home's follower has parked holds up all that came after, so it is among them.
+    """
     return {
         key.removeprefix(f"{index}/"): mark.parked
+        for home in _homes(topology, index)
         for shard in range(topology.shards)
-        if (told := topology.progress.get((region, home.region, shard))) is not None
+        if (told := topology.progress.get((region, home, shard))) is not None
         for key, mark in told.behind.items()
         if key.startswith(f"{index}/") and mark.parked
     }
+
+
+def parking(topology: Topology, namespace: NamespaceRef, region: RegionId) -> list[RegionId]:
+    """The homes of whose logs the region's followers have parked the namespace; the present one last."""
+    shard = shard_of(namespace, topology.shards)
+    return [
+        home
+        for home in _homes(topology, namespace.index)
+        if (told := topology.progress.get((region, home, shard))) is not None and told.mark(namespace).parked
+    ]
+
+
+def _homes(topology: Topology, index: IndexName) -> list[RegionId]:
+    """Every home that the index ever had, once; the present one last."""
+    known = topology.homes.get(index)
+    terms = reversed(known.terms) if known is not None else ()
+    return list(dict.fromkeys(RegionId(term.region) for term in terms))[::-1]
 
 
 def namespace_lines(topology: Topology, namespace: NamespaceRef, now_s: float) -> dict[RegionId, Any]:

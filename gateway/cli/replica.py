@@ -90,6 +90,7 @@ async def _give(
     config: "GatewayConfig", path: Path, act: Act, namespace: NamespaceRef, region: RegionId
 ) -> None:
     from regions.orders import Order, encode_order
+    from regions.status import parking
     from regions.topology import shard_of
 
     async with connected(config, path) as regions:
@@ -98,8 +99,10 @@ async def _give(
         if home is None:
             raise CommandFailed(f"the home of {namespace.index} is not known", "are the regions reachable?")
         shard = shard_of(namespace, topology.shards)
-        order = Order(act, home.region, shard, namespace.index, namespace.stored)
-        await regions.live.registers[region].put(order.key, encode_order(order), timeout_s=CALL_S)
+        parked_at = parking(topology, namespace, region) if act is Act.UNPARK else ()
+        for each in parked_at or [home.region]:
+            order = Order(act, each, shard, namespace.index, namespace.stored)
+            await regions.live.registers[region].put(order.key, encode_order(order), timeout_s=CALL_S)
 
 
 async def _tail(config: "GatewayConfig", path: Path, index: IndexName, out: Path) -> int:

@@ -7,7 +7,7 @@ the operators' own key; it changes nothing.
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -36,18 +36,6 @@ def application(
     Without an `admin_key` nothing under /admin is shown to anybody.
     """
 
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
-        ready = is_ready()
-        body = {"ready": ready, **await facts()}
-        return render.json_response(body, status=200 if ready else 503)
-
-    async def metrics(_: web.Request) -> web.Response:
-        exposition: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-        return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
     async def latest(request: web.Request) -> web.Response:
         try:
             count = int(request.query.get("limit", "50"))
@@ -66,14 +54,38 @@ def application(
     app = web.Application(middlewares=[_admin_only(admin_key)])
     app.add_routes(
         [
-            web.get("/livez", livez),
-            web.get("/readyz", readyz),
-            web.get("/metrics", metrics),
+            *_probes(registry, is_ready, facts),
             web.get(f"{ADMIN}receipts", latest),
             web.get(f"{ADMIN}receipts/{{id}}", receipt),
         ]
     )
     return app
+
+
+def probes_alone(registry: CollectorRegistry, is_ready: Callable[[], bool], facts: Facts) -> web.Application:
+    """/livez, /readyz and /metrics, for a process that has no requests to tell of."""
+    app = web.Application()
+    app.add_routes(_probes(registry, is_ready, facts))
+    return app
+
+
+def _probes(
+    registry: CollectorRegistry, is_ready: Callable[[], bool], facts: Facts
+) -> Sequence[web.RouteDef]:
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        ready = is_ready()
+        body = {"ready": ready, **await facts()}
+        return render.json_response(body, status=200 if ready else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        exposition: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+        return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
 def _admin_only(admin_key: str | None) -> Middleware:

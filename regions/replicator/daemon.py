@@ -22,7 +22,7 @@ from regions.registers.base import Register
 from regions.replicator import moves
 from regions.replicator.calls import Calls
 from regions.replicator.canaries import CanaryTerms, Keeper
-from regions.replicator.driver import Driver, Epochs, Fenced, IndexWiped, TermCut
+from regions.replicator.driver import Driver, Epochs, Fenced, IndexWiped, Tell, TermCut, tell_nobody
 from regions.replicator.follower import Pace
 from regions.replicator.lease import Lease, LeaseLost
 from regions.replicator.pacing import Pacer
@@ -62,6 +62,7 @@ class Surroundings:
     duties: Sequence[Callable[[], Coroutine[None, None, NoReturn]]] = ()
     """What else one process of the region has to do, and only one, until it is cancelled."""
     tracer: Tracer | None = None
+    tell: Tell = tell_nobody
 
 
 class Daemon:
@@ -77,6 +78,11 @@ class Daemon:
         self._until_s = 0.0
         self._held: Lease | None = None
         self._calls = Calls(pace.apply_settle_s)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether this daemon holds the lease, as far as it knows."""
+        return self._held is not None
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Work until `stop`; then let what is under way end, and give the lease back."""
@@ -145,6 +151,7 @@ class Daemon:
                 pace=self._pace,
                 calls=self._calls,
                 tracer=self._around.tracer,
+                tell=self._around.tell,
             )
             driver.feed(moves.Leased(self._until_s))
             self.drivers[route.home, route.shard] = driver

@@ -7,7 +7,7 @@ the index, and whoever runs the shard next has to wait `apply_settle_s` first.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn, Protocol
@@ -58,6 +58,14 @@ _AGAIN_S: Final = 0.5
 _IDS_A_CHUNK: Final = 1_000
 _CHUNKS_A_BATCH: Final = 20
 _MATCHES_A_PAGE: Final = 100
+
+
+Tell = Callable[[moves.Alarm | moves.AllClear], None]
+"""Hears of each namespace of our region that is parked, and when it goes on; must not block."""
+
+
+def tell_nobody(_: moves.Alarm | moves.AllClear) -> None:
+    """For those who read the progress records."""
 
 
 class Fenced(RegionsError):
@@ -134,12 +142,13 @@ class Driver:
         pace: Pace,
         calls: Calls | None = None,
         tracer: Tracer | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         """`calls` counts what is under way at the indexes."""
         self._tracer = tracer
         self._route, self._log, self._epochs, self._pacers = route, log, epochs, pacers
         self._writer, self._pace = writer, pace
-        self._calls = calls or Calls(pace.apply_settle_s)
+        self._calls, self._tell = calls or Calls(pace.apply_settle_s), tell
         self.follower = Follower(writer, pace, is_home=route.home == route.here.region)
         self._snapshots = Snapshots(
             route, log, lambda stream: epochs.is_only_stream(route.home, route.shard, route.indexes, stream)
@@ -265,8 +274,8 @@ class Driver:
                 self.feed(await self._snapshots.seek(effect))
             case moves.Copy():
                 self.feed(await self._snapshots.copy(effect, self._copying))
-            case moves.Alarm():
-                pass  # it stands in the progress that is saved: `status` and the metrics read it there
+            case moves.Alarm() | moves.AllClear():
+                self._tell(effect)  # and it stands in the progress that is saved
             case moves.Read():
                 raise AssertionError("reading has a task of its own")
 

@@ -278,16 +278,17 @@ class Follower:
         before = self._shard.origin - 1 if self._shard is not None else 0
         self.phase = Phase.STREAMING
         if self._to_copy is None:
-            self._lanes.clear()
+            self._forget_lanes()
             self._incarnation, self._is_first = source.incarnation, source.is_first
             self._received, self._received_s = source.received, source.received_s
             self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in source.epochs.items()}
             self._gates = {IndexName(index): gate for index, gate in source.gates.items()}
         for namespace in event.namespaces:
             applied = ours.mark(namespace).applied if is_same else before
-            lane = Lane(namespace, applied, applied, holding=Holding.SPILLED)
+            if before_it := self._lanes.get(namespace):
+                self._clear(before_it)
+            lane = self._lanes[namespace] = Lane(namespace, applied, applied, holding=Holding.SPILLED)
             lane.is_to_be_copied = True
-            self._lanes[namespace] = lane
         self._begin_reading(now_s)
 
     def _on_adopted(self, now_s: float) -> None:
@@ -310,7 +311,7 @@ class Follower:
             raise IllegalMove("nothing was probed")
         self.phase = Phase.STREAMING
         self._incarnation, self._received, self._received_s = shard.incarnation, shard.origin - 1, 0.0
-        self._lanes.clear()
+        self._forget_lanes()
         self._gates.clear()
         self._epochs.clear()
         self._begin_reading(now_s)
@@ -322,6 +323,8 @@ class Follower:
         for lane in self._lanes.values():
             if lane.queryable < lane.applied:
                 self._await_visible(lane, None)
+            if lane.parked:
+                self._alarm(lane)  # who takes over says so once more
         for lane in [*self._lanes.values()]:
             self._advance(lane, now_s)
         if not self._rewind(now_s):
@@ -554,7 +557,7 @@ class Follower:
         lane.move(State.PARKED)
         lane.spill()
         lane.parked = event.reason or "refused"
-        self._effects.append(moves.Alarm(lane.namespace, lane.applied + 1, lane.parked))
+        self._alarm(lane)
         self._save_soon(is_urgent=True)
 
     def _on_visible(self, event: moves.Visible, now_s: float) -> None:
@@ -581,12 +584,26 @@ class Follower:
 
     # --- Standing still and going on ---------------------------------------------------------
 
+    def _alarm(self, lane: Lane) -> None:
+        self._effects.append(moves.Alarm(lane.namespace, lane.applied + 1, lane.parked))
+
+    def _clear(self, lane: Lane) -> None:
+        """It stands still for no refusal any more, if it ever did."""
+        if lane.parked:
+            lane.parked = ""
+            self._effects.append(moves.AllClear(lane.namespace))
+
+    def _forget_lanes(self) -> None:
+        for lane in self._lanes.values():
+            self._clear(lane)
+        self._lanes.clear()
+
     def _on_unpark(self, event: moves.Unpark, now_s: float) -> None:
         lane = self._lanes.get(event.namespace)
         if lane is None or lane.state is not State.PARKED:
             raise IllegalMove(f"{event.namespace} is not parked")
         lane.move(State.FLOWING)
-        lane.parked = ""
+        self._clear(lane)
         self._copy_if_trimmed(lane)
         self._save_soon(is_urgent=True)
         self._advance(lane, now_s)
@@ -616,7 +633,8 @@ class Follower:
             return
         lane.move(State.COPYING)
         lane.spill()
-        lane.is_to_be_copied, lane.parked, lane.attempts = False, "", 0
+        self._clear(lane)
+        lane.is_to_be_copied, lane.attempts = False, 0
         self._copy(lane)
         self._save_soon(is_urgent=True)
 

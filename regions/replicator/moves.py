@@ -260,11 +260,17 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """The namespace was parked: somebody has to look."""
+    """The namespace is parked before that sequence: somebody has to look."""
 
     namespace: NamespaceRef
     sequence: int
     reason: str
 
 
-Effect = Read | Apply | AwaitVisible | Resolve | Save | AwaitEpoch | Survey | Seek | Copy | Alarm
+class AllClear(msgspec.Struct, frozen=True):
+    """The namespace is parked no more."""
+
+    namespace: NamespaceRef
+
+
+Effect = Read | Apply | AwaitVisible | Resolve | Save | AwaitEpoch | Survey | Seek | Copy | Alarm | AllClear

@@ -153,6 +153,8 @@ class Running:
     daemon: Daemon
     stop: asyncio.Event
     task: asyncio.Task[None]
+    alarmed: set[NamespaceRef]
+    """What it says stands still."""
 
 
 @dataclass(frozen=True)
@@ -285,9 +287,10 @@ class World:
         process = Process(f"{region}-{self.started}", region)
         if is_first and self.plan.die_in is not None and self.plan.die_in[0] == region:
             _, process.last_call, process.lands = self.plan.die_in
-        daemon, stop = self._daemon(process), asyncio.Event()
+        alarmed: set[NamespaceRef] = set()
+        daemon, stop = self._daemon(process, alarmed), asyncio.Event()
         task = self.tasks.create_task(self._live(process, daemon, stop))
-        self.running.append(Running(process, daemon, stop, task))
+        self.running.append(Running(process, daemon, stop, task, alarmed))
 
     async def _live(self, process: Process, daemon: Daemon, stop: asyncio.Event) -> None:
         """Until it is killed, dies in a call, or is told to stop; then another is started, a little later."""
@@ -305,7 +308,13 @@ class World:
         self.running = [each for each in self.running if each.process is not process]
         self._start(process.region)
 
-    def _daemon(self, process: Process) -> Daemon:
+    def _daemon(self, process: Process, alarmed: set[NamespaceRef]) -> Daemon:
+        def tell(told: moves.Alarm | moves.AllClear) -> None:
+            if isinstance(told, moves.Alarm):
+                alarmed.add(told.namespace)
+            else:
+                alarmed.discard(told.namespace)
+
         sites = {name: self._site(name, process) for name in REGIONS}
         homes: dict[RegionId, list[IndexName]] = {RegionId(home): [] for home in self.plan.homes}
         for index, home in self.homes.items():
@@ -320,6 +329,7 @@ class World:
             logs=logs,
             homes=homes,
             epochs=Epochs(self.fences),
+            tell=tell,
         )
         terms = msgspec.structs.replace(TERMS, canary_every_s=CANARY_EVERY_S if self.plan.canary else 0.0)
         return Daemon(process.name, around, PACE, terms)
@@ -632,6 +642,8 @@ class World:
             if running.process.region != region or driver is None or not driver.follower.is_settled:
                 continue
             if driver.follower.is_parked(namespace):
+                if namespace not in running.alarmed:
+                    raise Violation(f"{region} does not say that {namespace} is parked")
                 driver.feed(moves.Unpark(namespace))
 
     def _compare(self) -> None:

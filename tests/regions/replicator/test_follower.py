@@ -334,14 +334,23 @@ def test_of_many_changes_the_refused_one_is_found_and_parks_its_namespace() -> N
 
 def test_the_others_go_on_and_an_unparked_namespace_is_read_again() -> None:
     story = Story(at(10, a=Mark(applied=5, queryable=5, parked="no")))
+    assert story.one(moves.Alarm) == moves.Alarm(A, 6, "no")  # who takes over says so too
     assert story.one(moves.Read).after == 10
     story.hear(11, put("x"), A)
     story.hear(12, put("x"), B)
     assert story.one(moves.Apply).namespace == B
     story.tell(moves.Unpark(A))
+    assert story.one(moves.AllClear) == moves.AllClear(A)
     story.later(0.1)
     assert story.one(moves.Read).after == 5
     assert story.mark() is not None
+
+
+def test_a_parked_namespace_that_is_copied_from_elsewhere_is_parked_no_more() -> None:
+    story = Story(at(10, a=Mark(applied=5, queryable=5, parked="no")))
+    story.tell(moves.Sought(A, is_found=True))
+    assert story.one(moves.Copy).namespace == A
+    assert story.one(moves.AllClear) == moves.AllClear(A)
 
 
 def test_a_parked_namespace_keeps_the_log_from_being_trimmed() -> None:
