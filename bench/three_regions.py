@@ -155,6 +155,10 @@ async def running(
     def heard(event: ChildEvent) -> None:
         if event.state is ChildState.EXITED and not ending.is_set():
             say(f"  {event.name} ended with code {event.code}; again in {event.restart_in_s:g} s")
+            if (
+                event.code is not None and event.code > 0
+            ):  # by itself: nobody here kills with less than a signal
+                say("\n".join(f"    {line}" for line in event.last_lines))
 
     env = {name: value for name, value in os.environ.items() if not name.startswith("MERIDIAN_")}
     async with asyncio.TaskGroup() as tasks, aiohttp.ClientSession() as http:

@@ -74,7 +74,11 @@ class Lease:
             found = await self._registers.get(KEY, timeout_s=_CALL_S)
             if found is None or _decode(found).holder != self._me:
                 raise LeaseLost("another daemon holds the lease") from None
+        try:
             return await self._put(record, found.revision)
+        except Conflict as late:
+            # A write of ours whose answer never came landed only now: the next attempt sees it.
+            raise LogUnavailable("the lease changed while it was renewed") from late
 
     async def _put(self, record: Holding, revision: int) -> float:
         began_s = _now_s()

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from regions.errors import LogUnavailable
+from regions.registers.base import Register
 from regions.registers.memory import MemoryRegisters
-from regions.replicator.lease import Lease, LeaseLost
+from regions.replicator.lease import KEY, Lease, LeaseLost
 from tests.simulation import clock
 
 Story = Callable[[MemoryRegisters], Coroutine[Any, Any, None]]
@@ -118,3 +120,37 @@ def test_who_lost_its_lease_has_none_to_give_back() -> None:
         await second.renew()
 
     tell(story)
+
+
+class LateLanding(MemoryRegisters):
+    """A write whose answer was lost lands after the next look."""
+
+    async def get(self, key: str, *, timeout_s: float) -> Register | None:
+        found = await super().get(key, timeout_s=timeout_s)
+        if found is not None and self.is_due:
+            self.is_due = False
+            await self.put(key, found.value, timeout_s=timeout_s)
+        return found
+
+    is_due = False
+
+
+def test_a_write_of_ours_that_lands_late_is_no_end_of_the_lease() -> None:
+    async def story() -> None:
+        registers = LateLanding()
+        holder = lease(registers, "a")
+        await holder.acquire()
+        await registers.put(
+            KEY, _record_of(await registers.get(KEY, timeout_s=1)), timeout_s=1
+        )  # the first one
+        registers.is_due = True  # and the second
+        with pytest.raises(LogUnavailable):
+            await holder.renew()
+        assert await holder.renew() == pytest.approx(now_s() + 10.0, abs=0.1)
+
+    clock.run(story())
+
+
+def _record_of(found: Register | None) -> bytes:
+    assert found is not None
+    return found.value
