@@ -83,19 +83,24 @@ class OtlpSink:
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Spans that the thread has yet to take; never more than `queue_spans`."""
+        return self.counts.offered - self.counts.taken
+
     def offer(self, trace: Trace) -> None:
         count = len(trace.spans)
-        if self.counts.offered - self.counts.taken + count > self._config.queue_spans or self._is_closing:
+        if self.waiting + count > self._config.queue_spans or self._is_closing:
             self.counts.full += count
             return
         self.counts.offered += count
         self._queue.put(trace)
 
-    async def close(self) -> None:
-        """Send what waits, for at most `CLOSE_S`."""
+    async def close(self, within_s: float) -> None:
+        """Send what waits, for at most so long."""
         self._is_closing = True
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join, CLOSE_S)
+        await asyncio.to_thread(self._thread.join, within_s)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
@@ -172,7 +177,12 @@ def _context(parent: TraceParent, *, is_remote: bool) -> SpanContext:
 
 @asynccontextmanager
 async def exporting(
-    config: TracingConfig, headers: Mapping[str, str], resource: Mapping[str, str], tell: Tell
+    config: TracingConfig,
+    headers: Mapping[str, str],
+    resource: Mapping[str, str],
+    tell: Tell,
+    *,
+    close_s: float = CLOSE_S,
 ) -> AsyncIterator[tuple[Tracer, OtlpSink]]:
     """A tracer whose traces are exported until the block ends."""
     sink = OtlpSink(config, headers, resource, tell)
@@ -189,4 +199,4 @@ async def exporting(
     try:
         yield tracer, sink
     finally:
-        await sink.close()
+        await sink.close(close_s)

@@ -97,6 +97,35 @@ async def test_an_ack_waits_for_the_replica_that_is_named(three: Three) -> None:
     assert "acked" in (await fetched.json())["vectors"]
 
 
+async def test_an_apply_far_away_is_linked_to_the_write_that_it_carries(three: Three) -> None:
+    caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    written = await call(
+        three, US, "/vectors/upsert", upsert("traced"), x_meridian_ack=f"region={AP}", traceparent=caller
+    )
+    assert written.headers["x-meridian-acked"] == f"region={AP}"
+    await three.collector.until(lambda c: any(apply.region == AP for apply in c.named("apply docs")))
+    await three.collector.until(lambda c: bool(c.named("append docs") and c.named("POST /vectors/upsert")))
+
+    (edge,), (append,) = three.collector.named("POST /vectors/upsert"), three.collector.named("append docs")
+    assert (edge.trace_id, edge.parent_id) == tuple(caller.split("-")[1:3])
+    assert (append.trace_id, append.parent_id, append.region) == (edge.trace_id, edge.span_id, US)
+    assert append.attributes["meridian.home"] == US
+    assert append.attributes["meridian.lsn"] == int(written.headers["x-meridian-lsn"])
+    (apply,) = [span for span in three.collector.named("apply docs") if span.region == AP]
+    assert apply.service == "meridian-replicator"
+    assert apply.links == [(append.trace_id, append.span_id)]
+    assert apply.attributes["meridian.lsn"] == append.attributes["meridian.lsn"]
+    assert apply.trace_id != append.trace_id
+    (sent,) = [span for span in three.collector.named("upsert docs") if span.trace_id == apply.trace_id]
+    assert (sent.parent_id, sent.attributes["db.operation.name"]) == (apply.span_id, "upsert")
+    (taken,) = [
+        span
+        for span in three.collector.named("POST /i/{index}/vectors/upsert")
+        if span.trace_id == apply.trace_id
+    ]
+    assert (taken.parent_id, taken.service) == (sent.span_id, "meridian-node")
+
+
 async def test_filters_are_resolved_once_for_all_regions(three: Three) -> None:
     await call(three, US, "/vectors/upsert", upsert("x1", "x2"), x_meridian_ack="applied")
     change = {"filter": {"of": {"$eq": "x1"}}, "setMetadata": {"seen": True}, "namespace": "a"}

@@ -13,6 +13,7 @@ from gateway.config import GatewayConfig
 from gateway.replication import run_replicator
 from regions.runtime import lifecycle
 from tests.contracts.nats_process import NatsProcess
+from tests.fakes.collector import Collector, running_collector
 from tests.gateway.running import Running, running_gateway, tenants_file
 from tests.regions.node.running import make_index, running_node
 
@@ -25,6 +26,7 @@ class Three:
     """Everything by region, and a configuration file that commands can be given."""
 
     servers: dict[str, NatsProcess]
+    collector: Collector
     gateways: dict[str, Running]
     file: Path
     config: dict[str, Any]
@@ -35,16 +37,21 @@ async def three_regions(directory: Path, *, wait_s: float = 2.0) -> AsyncIterato
     """The index `docs`, at home in us-east, with a replica everywhere."""
     async with AsyncExitStack() as stack:
         servers, nodes = {}, {}
+        collector = await stack.enter_async_context(running_collector())
+        traced = {"endpoint": collector.url, "export_every_s": 0.05, "sample_ratio": 0}
         for region in REGIONS:
             (directory / region).mkdir()
             servers[region] = NatsProcess(directory / region, domain=region)
             servers[region].start()
             stack.callback(servers[region].kill)
             (directory / region / "node").mkdir()
-            nodes[region] = await stack.enter_async_context(running_node(directory / region / "node"))
+            nodes[region] = await stack.enter_async_context(
+                running_node(directory / region / "node", tracing=traced)
+            )
             await make_index(nodes[region], "docs", DIMENSION)
         tenants_file(directory, index="docs")
         config = regions_config(servers, {region: node.url for region, node in nodes.items()}, wait_s)
+        config["tracing"] = traced
         file = directory / "meridian.yaml"
         ports = {"operators_port": lifecycle.free_port(), "port": lifecycle.free_port()}
         file.write_text(
@@ -58,7 +65,7 @@ async def three_regions(directory: Path, *, wait_s: float = 2.0) -> AsyncIterato
             gateways[region] = await stack.enter_async_context(
                 running_gateway(directory, {**config, "region": region})
             )
-        yield Three(servers, gateways, file, config)
+        yield Three(servers, collector, gateways, file, config)
 
 
 def regions_config(servers: dict[str, NatsProcess], nodes: dict[str, str], wait_s: float) -> dict[str, Any]:
