@@ -4,18 +4,22 @@ import asyncio
 import hashlib
 import os
 import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from gateway import connect, embedders, pipelines
+from gateway.budget_metrics import BudgetMetrics
+from gateway.budgets import Budgets
 from gateway.config import GatewayConfig
 from gateway.config_checks import cross_check
 from gateway.data import word_rates
@@ -42,6 +46,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenants import Tenants, TenantsFile, check_tenants
 from gateway.wire.page_tokens import PageTokens, page_key
 from regions.live import Live
+from regions.names import RegionId
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
 from regions.runtime.tracing import Tracer
@@ -166,6 +171,8 @@ async def _build(
     path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest())
     build_chat = partial(_build_chat, resolve=resolve, path=path, state=state)
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
+    if state.budgets is not None:
+        telemetry.registry.register(BudgetMetrics(state.budgets.spending))
     telemetry.watch_breakers(lambda: breakers.states(asyncio.get_running_loop().time()))
     if (live := state.live) is not None:
         told = RegionalMetrics(lambda: summary(live.topology, asyncio.get_running_loop().time()))
@@ -216,6 +223,7 @@ async def _build_chat(
             rag=config.rag,
             routes=routes,
             degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
+            budgets=state.budgets,
             fallback=fallback,
         )
         return Generation(handler, routes.aliases(), stack.pop_all().aclose)
@@ -230,6 +238,7 @@ class _State:
     search: SearchText
     pipelines: PineconePipelines
     live: Live | None
+    budgets: Budgets | None
 
 
 async def _build_state(
@@ -249,7 +258,25 @@ async def _build_state(
         indexes=config.indexes, embedders=models, sparse=sparse, read=read, write=write, latest=write.latest
     )
     dialect = PineconePipelines(read=read, write=write, ingest=ingest, search=search)
-    return _State(models, sparse, search, dialect, live)
+    budgets = None if live is None else await _build_budgets(config, live, log, stack)
+    return _State(models, sparse, search, dialect, live, budgets)
+
+
+async def _build_budgets(
+    config: GatewayConfig, live: Live, log: structlog.stdlib.BoundLogger, stack: AsyncExitStack
+) -> Budgets:
+    """Every tenant's budget as this run of this process keeps it: its leases are nobody else's."""
+    clock = asyncio.get_running_loop().time
+    budgets = Budgets(
+        uuid.uuid4().hex,
+        RegionId(config.region),
+        live.registers,
+        default_home=live.topology.regions[0],
+        now=lambda region: clock() + live.topology.clock_s[region],
+        log=log,
+        rng=Random(),  # noqa: S311 - spreads retries, keeps no secret
+    )
+    return await stack.enter_async_context(budgets.running())
 
 
 def _load(path: Path) -> GatewayConfig:
@@ -274,8 +301,9 @@ def _admin_key(config: GatewayConfig, config_dir: Path) -> str | None:
 
 
 def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:
+    places = config.regions.places if config.regions is not None else ()
     file = config_file.load(
-        config_dir / config.tenants.file, TenantsFile, {}, lambda f: check_tenants(f, config.indexes)
+        config_dir / config.tenants.file, TenantsFile, {}, lambda f: check_tenants(f, config.indexes, places)
     )
     return Tenants(file, pepper)
 

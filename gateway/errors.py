@@ -160,10 +160,18 @@ class RateLimited(GatewayError):
 
 
 class QuotaExceeded(GatewayError):
-    """The tenant's budget is spent: coming again within minutes does not help."""
+    """The tenant's budget is spent: coming again within minutes does not help.
+
+    `reason` is what an excerpt in its place says: "budget", or "budget_unreachable" when the account could
+    not be asked and nothing was set aside here.
+    """
 
     fault = Fault.CLIENT
     code = "insufficient_quota"
+
+    def __init__(self, message: str, *, reason: str = "budget", detail: str = "") -> None:
+        super().__init__(message, detail=detail)
+        self.reason = reason
 
 
 class Overloaded(GatewayError):

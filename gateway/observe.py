@@ -18,6 +18,7 @@ from regions.runtime.tracing import Tracer
 
 _CAUSES = (
     "llm_failed",
+    "over_budget",
     "retrieval_down",
     "embedder_unavailable",
     "replica_unavailable",

@@ -5,6 +5,7 @@ The order is the design. Stages that arrive later have their place marked by the
 
 from collections.abc import Mapping, Sequence
 
+from gateway.budgets import Budgets
 from gateway.config import IndexConfig, RagConfig, RegionsConfig
 from gateway.embedders.base import Embedded, Embedder
 from gateway.messages import ChatRequest, EmbedRequest
@@ -17,6 +18,7 @@ from gateway.stages.append_write import AppendWrite
 from gateway.stages.apply_write import ApplyWrite
 from gateway.stages.attempt import Attempt
 from gateway.stages.base import ChatHandler, Handler, Stage, UpstreamHandler, compose
+from gateway.stages.budget import KeepToBudget
 from gateway.stages.check_model import CheckModel
 from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
@@ -40,17 +42,21 @@ def chat(
     rag: RagConfig,
     routes: Routes,
     degrade: DegradeToSnippets,
+    budgets: Budgets | None,
     fallback: ChatHandler,
 ) -> ChatHandler:
     """A conversation in, an answer that has begun out."""
     stages: list[Stage[ChatRequest, EventStream]] = [
         CheckModel(routes),  # an unknown model is the caller's 404, before anything is spent on it
-        # Limits, budget and the prompt cache stand here: before retrieval, so that a refusal or a hit
-        # costs no embedding and no query.
+        # Limits and the prompt cache stand here: before retrieval, so that a refusal or a hit costs no
+        # embedding and no query.
         Retrieval(search, indexes, rag),
         Cite(),  # outside Degrade, so that excerpts are cited like a model's answer
         degrade,  # around the whole chain, so that it stands in for every way in which generation can fail
     ]
+    if budgets is not None:
+        # Right before the models: a hit or an excerpt costs nothing, and passages are known by then.
+        stages.append(KeepToBudget(budgets, routes, answer_tokens=rag.answer_tokens))
     # The chain fits the passages into the window of each upstream that it asks: `upstream` below.
     return compose(stages, fallback)
 

@@ -7,7 +7,7 @@ of a guess was right.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -147,8 +147,14 @@ class TenantsFile(BaseModel):
     tenants: list[Tenant] = Field(default_factory=list)
 
 
-def check_tenants(file: TenantsFile, indexes: Iterable[str]) -> list[ConfigProblem]:
-    """Every problem that no single field shows: repeated ids and keys, indexes that do not exist."""
+def check_tenants(
+    file: TenantsFile, indexes: Iterable[str], regions: Iterable[str] = ()
+) -> list[ConfigProblem]:
+    """Every problem that no single field shows: repeated ids and keys, names of what does not exist.
+
+    `regions` are those with registers, where budgets can be kept.
+    """
+    places = list(regions)
     known, ids, digests = set(indexes), set[str](), set[str]()
     problems: list[ConfigProblem] = []
     for number, tenant in enumerate(file.tenants):
@@ -160,12 +166,24 @@ def check_tenants(file: TenantsFile, indexes: Iterable[str]) -> list[ConfigProbl
             if key.digest in digests:
                 problems.append(ConfigProblem(f"{path}.keys.{place}.digest", "belongs to two keys"))
             digests.add(key.digest)
+        problems += _check_budget(tenant.budget, f"{path}.budget", places)
         named = [*tenant.grants.indexes, *([tenant.defaults.index] if tenant.defaults.index else [])]
         problems += [
             ConfigProblem(path, f"names the index {name!r}, which is not configured")
             for name in sorted(set(named) - known)
         ]
     return problems
+
+
+def _check_budget(budget: Budget | None, path: str, places: Sequence[str]) -> Iterator[ConfigProblem]:
+    """A budget is kept in the registers of a region."""
+    if budget is None:
+        return
+    if not places:
+        yield ConfigProblem(path, "has no account: budgets stand in registers", "describe them under regions")
+    elif budget.home is not None and budget.home not in places:
+        known = f"there are: {', '.join(sorted(places))}"
+        yield ConfigProblem(f"{path}.home", f"{budget.home} is not under regions.places", known)
 
 
 class Tenants:

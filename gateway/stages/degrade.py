@@ -1,15 +1,20 @@
-"""Degrade: when every path to a model's answer has failed, answer with cited excerpts and say so."""
+"""Degrade: when every path to a model's answer has failed, answer with cited excerpts and say so.
+
+A budget that is spent is one of these failures, unless its tenant would rather be refused.
+"""
 
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gateway.allowances import OverBudget
 from gateway.context import RequestContext
 from gateway.errors import (
     AnswerUnavailable,
     DeadlineExceeded,
     GatewayError,
+    QuotaExceeded,
     UpstreamProtocolError,
     UpstreamRejected,
     UpstreamTimeout,
@@ -29,7 +34,7 @@ from gateway.policies.snippets import FROM_PASSAGES, compose_snippets
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import SNIPPETS
 from gateway.stages.base import ChatHandler
-from gateway.stages.fallback import EXCERPT_RESERVE_S
+from gateway.stages.fallback import EXCERPT_RESERVE_S, may_excerpt
 from gateway.stages.metering import spent_usd
 from gateway.stages.search_text import MAX_QUERY_CHARS
 from gateway.stream import EventStream
@@ -76,6 +81,12 @@ class DegradeToSnippets:
                     detail=error.detail,
                 ) from error
             return await self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
+        except QuotaExceeded as error:
+            budget, nothing_to_cite = ctx.tenant.budget, bool(ctx.trail.last("retrieval_down"))
+            is_refused = budget is not None and budget.over is OverBudget.REFUSE
+            if is_refused or nothing_to_cite or not may_excerpt(request):
+                raise
+            return await self._excerpt(ctx, request, error.reason)
 
     async def _excerpt(self, ctx: RequestContext, request: ChatRequest, reason: str) -> EventStream:
         left_s = max(0.0, ctx.deadline_s - ctx.clock())
