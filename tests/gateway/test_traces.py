@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,11 +16,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from regions.runtime import children
-from tests.fakes.collector import Got, running_collector
+from tests.fakes.collector import Collector, Got, running_collector
 from tests.fakes.embeddings import DIMENSION, ScriptedEmbeddings
-from tests.fakes.provider import ScriptedProvider, Step
-from tests.gateway.running import Running, running_gateway, tenants_file
-from tests.regions.node.running import NodeClient, make_index
+from tests.fakes.provider import ScriptedProvider, Step, answer
+from tests.gateway.running import PEPPER, Running, running_gateway, tenants_file
+from tests.regions.node.running import NodeClient, make_index, running_node
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CALLERS_TRACE, CALLERS_SPAN = CALLER.split("-")[1:3]
@@ -88,10 +90,12 @@ async def test_a_trace_goes_from_the_edge_to_the_node_and_through_both_attempts(
         gateway = await stack.enter_async_context(
             running_gateway(tmp_path, config(node_url, str(server.make_url("/v1")), collector.url))
         )
-        answer = await ask(gateway, {"traceparent": CALLER, "tracestate": "vendor=1", "baggage": "user=bob"})
+        answered = await ask(
+            gateway, {"traceparent": CALLER, "tracestate": "vendor=1", "baggage": "user=bob"}
+        )
         await collector.until(lambda c: bool(c.named("POST /v1/chat/completions") and c.named("search")))
 
-    assert answer["choices"][0]["message"]["content"].startswith("Answered well.")
+    assert answered["choices"][0]["message"]["content"].startswith("Answered well.")
     trace = [span for span in collector.spans if span.trace_id == CALLERS_TRACE]
     (edge,) = named(trace, "POST /v1/chat/completions")
     assert (edge.parent_id, edge.service, edge.region) == (CALLERS_SPAN, "meridian-gateway", "us-east")
@@ -123,8 +127,8 @@ async def test_a_trace_goes_from_the_edge_to_the_node_and_through_both_attempts(
     assert {failed.parent_id, second.parent_id} == {edge.span_id}
     known = {each.span_id for each in trace} | {CALLERS_SPAN}
     assert not [span.name for span in trace if span.parent_id not in known]
-    told = [(seen.headers.get("traceparent"), seen.headers.get("tracestate")) for seen in provider.seen]
-    assert told == [(f"00-{CALLERS_TRACE}-{each.span_id}-01", "vendor=1") for each in (failed, second)]
+    heard = [(seen.headers.get("traceparent"), seen.headers.get("tracestate")) for seen in provider.seen]
+    assert heard == [(f"00-{CALLERS_TRACE}-{each.span_id}-01", "vendor=1") for each in (failed, second)]
     assert not [seen for seen in provider.seen if "baggage" in {name.lower() for name in seen.headers}]
     assert SECRET_WORDS not in repr(collector.spans)
 
@@ -133,11 +137,80 @@ def named(spans: list[Got], name: str) -> list[Got]:
     return [span for span in spans if span.name == name]
 
 
+async def chat(gateway: Running, headers: dict[str, str], **fields: Any) -> aiohttp.ClientResponse:
+    body = {"model": "big", "messages": QUESTION, **fields}
+    return await gateway.session.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers)
+
+
 async def ask(gateway: Running, headers: dict[str, str]) -> dict[str, Any]:
-    body = {"model": "big", "messages": QUESTION}
-    async with gateway.session.post(
-        f"{gateway.url}/v1/chat/completions", json=body, headers=headers
-    ) as response:
-        assert response.status == 200, await response.text()
-        found: dict[str, Any] = await response.json()
-        return found
+    response = await chat(gateway, headers)
+    assert response.status == 200, await response.text()
+    found: dict[str, Any] = await response.json()
+    return found
+
+
+@asynccontextmanager
+async def traced(directory: Path, provider: ScriptedProvider) -> AsyncIterator[tuple[Running, Collector]]:
+    """A gateway that samples nothing by itself, over a node in this process."""
+    async with AsyncExitStack() as stack:
+        collector = await stack.enter_async_context(running_collector())
+        (directory / "node").mkdir()
+        node = await stack.enter_async_context(running_node(directory / "node"))
+        await make_index(node, "docs", DIMENSION)
+        server = await stack.enter_async_context(TestServer(models_of(provider)))
+        tenants_file(directory, index="docs")
+        sections = config(
+            node.url, str(server.make_url("/v1")), collector.url, headers={"x-key": "file:pepper"}
+        )
+        yield await stack.enter_async_context(running_gateway(directory, sections)), collector
+
+
+async def test_what_went_well_is_forgotten_and_what_fell_short_is_kept(tmp_path: Path) -> None:
+    failures = [Step(status=500) for _ in range(6)]
+    provider = ScriptedProvider([Step(answer("Well.")), *failures])
+    async with traced(tmp_path, provider) as (gateway, collector):
+        await ask(gateway, {})
+        unknown = await chat(gateway, {"x-request-id": "unknown"}, model="unheard-of")
+        assert unknown.status == 404
+        fell_short = await ask(gateway, {"x-request-id": "short"})
+        assert fell_short["degraded"]["kind"] == "snippets"
+        broken = await chat(gateway, {"x-request-id": "broken"}, rag={"mode": "off"})
+        assert broken.status == 503
+        await collector.until(lambda c: len(c.named("POST /v1/chat/completions")) == 2)
+        metrics = await (await gateway.session.get(f"{gateway.operators_url}/metrics")).text()
+    short, error = collector.named("POST /v1/chat/completions")
+    assert short.attributes["meridian.request_id"] == "short"
+    assert short.attributes["meridian.kept"] == "degraded"
+    assert not short.is_error
+    assert len([span for span in collector.named("chat gpt-4o") if span.trace_id == short.trace_id]) == 3
+    assert error.attributes["meridian.request_id"] == "broken"
+    assert (error.attributes["meridian.kept"], error.is_error) == ("error", True)
+    assert 'meridian_trace_spans_total{outcome="exported"}' in metrics
+    assert collector.headers[0]["x-key"] == PEPPER
+    assert SECRET_WORDS not in repr(collector.spans)
+
+
+async def test_a_streams_span_lasts_as_long_as_the_stream_and_knows_its_first_token(tmp_path: Path) -> None:
+    provider = ScriptedProvider([Step(answer("One", " two", " three."), gap_s=0.05)])
+    async with traced(tmp_path, provider) as (gateway, collector):
+        response = await chat(gateway, {"traceparent": CALLER}, stream=True)
+        assert b"[DONE]" in await response.read()
+        await collector.until(lambda c: bool(c.named("POST /v1/chat/completions")))
+    (span,) = collector.named("chat gpt-4o")
+    ((event, _),) = span.events
+    assert event == "gen_ai.first_token"
+    first_s = span.attributes["gen_ai.response.time_to_first_chunk"]
+    assert span.end_ns - span.start_ns >= first_s * 1e9 + 0.1e9
+    (packed,) = collector.named("pack")
+    assert packed.trace_id == CALLERS_TRACE
+
+
+def test_where_nothing_is_traced_the_exporter_is_not_even_imported() -> None:
+    """Other libraries import parts of the SDK, but not these."""
+    program = (
+        "import sys, gateway.app, gateway.replication, regions.node.main; "
+        "heavy = ('opentelemetry.exporter', 'opentelemetry.sdk.trace', 'regions.runtime.otlp'); "
+        "print([name for name in sys.modules if name.startswith(heavy)])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
