@@ -6,6 +6,7 @@ purse holds is spent, and then there is none. What the accounts and leases mean 
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -142,19 +143,18 @@ class Budgets:
         return kept
 
     async def _reserve_more(self, kept: "_Kept", estimate_usd: float, wait_s: float) -> Held:
-        """Wait for exchanges, up to one that has begun by now, until there is room."""
-        loop = asyncio.get_running_loop()
-        by_s, last = loop.time() + wait_s, kept.begun + 1
-        is_told = self._is_known_to_lack(kept, estimate_usd)
-        kept.waiting_usd += estimate_usd
+        """Wait for exchanges with the account until there is room, or known to be none."""
+        by_s = asyncio.get_running_loop().time() + wait_s
+        is_late = False
+        kept.waiting[waiter := object()] = estimate_usd
         try:
-            while not is_told and kept.ended < last and await kept.exchanged(by_s):
+            while not is_late and not self._is_known_to_lack(kept, estimate_usd):
+                is_late = not await kept.exchanged(by_s)
                 if (held := kept.purse.reserve(estimate_usd, self._now(kept.home))) is not None:
                     return held
-                is_told = not kept.is_home_up
         finally:
-            kept.waiting_usd = max(0.0, kept.waiting_usd - estimate_usd)
-        refusal = self._refusal(kept)
+            del kept.waiting[waiter]
+        refusal = self._refusal(kept, is_late=is_late)
         kept.refusals[refusal.reason] += 1
         raise refusal
 
@@ -167,12 +167,12 @@ class Budgets:
         is_fresh = age_s < REFUSED_S and kept.seen_budget_usd == kept.budget_usd and is_this_month
         return is_fresh and estimate_usd > purse.room_usd + purse.left_usd
 
-    def _refusal(self, kept: "_Kept") -> QuotaExceeded:
-        if not kept.is_home_up:
+    def _refusal(self, kept: "_Kept", *, is_late: bool) -> QuotaExceeded:
+        if is_late or not kept.is_home_up:
             return QuotaExceeded(
                 "this tenant's budget cannot be checked now, and what was set aside for it here is spent",
                 reason=UNREACHABLE,
-                detail=f"the account in {kept.home} cannot be reached",
+                detail=f"the account in {kept.home} does not answer",
             )
         month = max(kept.purse.month, policy.month_of(self._now(kept.home)))
         return QuotaExceeded(
@@ -190,7 +190,6 @@ class Budgets:
                 await asyncio.sleep(AGAIN_S[min(failures, len(AGAIN_S)) - 1])
             else:
                 await kept.due(RENEW_S)
-            kept.begun += 1
             kept.asked.clear()
             try:
                 await self._exchange(kept)
@@ -223,8 +222,8 @@ class Budgets:
                 None if found is None else policy.decode(found.value),
                 budget_usd=budget_usd,
                 now_s=now_s,
-                waiting_usd=kept.waiting_usd,
-                is_idle=idle_s >= IDLE_S and not kept.waiting_usd,
+                waiting_usd=math.fsum(kept.waiting.values()),
+                is_idle=idle_s >= IDLE_S and not kept.waiting,
             )
             if await self._swap(kept, policy.encode(offered), found):
                 purse.took(offered, budget_usd=budget_usd, now_s=now_s)
@@ -262,16 +261,14 @@ class Budgets:
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    """A purse, and who waits for it. `begun` and `ended` count exchanges with the account."""
+    """A purse, and who waits for it with how much (USD)."""
 
     tenant: str
     home: RegionId
     purse: Purse
     budget_usd: float
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    waiting_usd: float = 0.0
-    begun: int = 0
-    ended: int = 0
+    waiting: dict[object, float] = field(default_factory=dict)
     used_s: float = 0.0
     seen_s: float = 0.0
     seen_budget_usd: float = 0.0
@@ -302,6 +299,5 @@ class _Kept:
 
     def tell(self) -> None:
         """An exchange has ended, well or not."""
-        self.ended += 1
         self._told.set()
         self._told = asyncio.Event()
