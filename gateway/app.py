@@ -20,7 +20,7 @@ from aiohttp import web
 from gateway import connect, embedders, pipelines
 from gateway.budget_metrics import BudgetMetrics
 from gateway.budgets import Budgets
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, ServerConfig
 from gateway.config_checks import cross_check
 from gateway.data import word_rates
 from gateway.edge import operators
@@ -34,11 +34,13 @@ from gateway.llm import LlmPath
 from gateway.logs import make_logger
 from gateway.observe import Observer
 from gateway.policies.breaker import Breakers
+from gateway.policies.fair_queue import Bounds
 from gateway.policies.sparse import SparseEncoder
 from gateway.receipts import Receipts
 from gateway.regional_metrics import RegionalMetrics
 from gateway.reload import Reloader
 from gateway.stages.degrade import DegradeToSnippets
+from gateway.stages.gate import Gate
 from gateway.stages.guarded_embedder import GuardedEmbedder
 from gateway.stages.ingest_text import IngestText
 from gateway.stages.search_text import SearchText
@@ -182,10 +184,9 @@ async def _build(
             region=config.region,
             tenants=_load_tenants(config, config_dir, pepper),
             observer=observer,
-            telemetry=telemetry,
             tracer=tracer,
             body_limit_bytes=config.server.body_limit_bytes,
-            max_in_flight=config.server.max_in_flight,
+            gate=_build_gate(config.server, telemetry),
             deadline_s=config.server.deadline_s,
             clock=asyncio.get_running_loop().time,
         ),
@@ -209,6 +210,17 @@ async def _build(
         build_chat=build_chat,
         live=state.live,
     )
+
+
+def _build_gate(server: ServerConfig, telemetry: Telemetry) -> Gate:
+    gate = Gate(
+        Bounds(server.max_in_flight, server.queue.max_waiting, server.queue.max_waiting_per_tenant),
+        wait_s=server.queue.wait_s,
+        clock=asyncio.get_running_loop().time,
+        tell=telemetry.count_shed,
+    )
+    telemetry.watch_gate(lambda: gate.held, gate.waiting)
+    return gate
 
 
 async def _build_chat(

@@ -57,6 +57,16 @@ class EmbedderConfig(PluginSection):
         return [self, *self.fallbacks]
 
 
+class QueueConfig(Section):
+    max_waiting: int = Field(
+        256, ge=0, description="Requests that may wait for a slot in one process; beyond them 503 at once."
+    )
+    max_waiting_per_tenant: int = Field(64, ge=0, description="How many of those may be one tenant's.")
+    wait_s: float = Field(
+        1.0, ge=0, description="Longest wait for a slot, within the request's deadline; then 503."
+    )
+
+
 class ServerConfig(Section):
     host: str = Field("127.0.0.1", description="Address that tenants' apps reach; 0.0.0.0 in a container.")
     port: int = Field(8401, ge=1, le=65535, description="Port of both dialects.")
@@ -77,7 +87,10 @@ class ServerConfig(Section):
         8 * MIB, ge=1024, description="Larger bodies get 413; a full Pinecone upsert batch is 2 MiB."
     )
     max_in_flight: int = Field(
-        1024, ge=1, description="Requests at work in one process; beyond them 503 with Retry-After, at once."
+        1024, ge=1, description="Slots: requests at work in one process; beyond them requests queue."
+    )
+    queue: QueueConfig = Field(
+        QueueConfig(), description="Where requests wait for a slot, and tenants take turns by weight."
     )
     deadline_s: float = Field(
         60, gt=0, le=3600, description="A request's whole time unless it or its tenant asks for less."

@@ -5,13 +5,16 @@ Labels come from enums, route names and the configuration, never from request te
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-STAGES: Final = ("embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
+from gateway.allowances import Priority
+
+STAGES: Final = ("queue", "embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
 
 # Bucket bounds in seconds, after the OpenTelemetry GenAI conventions.
 DURATION_S: Final = tuple(0.01 * 2**n for n in range(14))
@@ -79,14 +82,39 @@ class Telemetry:
             registry=registry,
         )
         self.in_flight = Gauge("meridian_in_flight", "Requests at work in this process.", registry=registry)
+        self.waiting = Gauge(
+            "meridian_queue_waiting",
+            "Requests that wait for a slot, by class.",
+            ("class",),
+            registry=registry,
+        )
+        self.shed = Counter(
+            "meridian_shed",
+            "Requests refused for load, by class and why.",
+            ("class", "why"),
+            registry=registry,
+        )
 
     def watch_spans(self, spans: Callable[[], Iterator[tuple[str, int]]]) -> None:
         """Count spans by what became of them, as it stands when somebody looks."""
         self.registry.register(_Spans(spans))
 
+    def watch_gate(self, held: Callable[[], int], waiting: Callable[[], Mapping[Priority, int]]) -> None:
+        """Show how many requests hold a slot and how many wait, as it is when somebody looks."""
+        self.in_flight.set_function(held)
+        for priority in Priority:
+            self.waiting.labels(priority).set_function(partial(_count_of, waiting, priority))
+
+    def count_shed(self, priority: Priority, why: StrEnum) -> None:
+        self.shed.labels(priority, why).inc()
+
     def watch_breakers(self, states: Callable[[], Mapping[str, StrEnum]]) -> None:
         """Show every breaker's state, as it is when somebody looks."""
         self.registry.register(_Breakers(states))
+
+
+def _count_of(waiting: Callable[[], Mapping[Priority, int]], priority: Priority) -> float:
+    return waiting()[priority]
 
 
 class _Spans(Collector):

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import aiohttp
 from aiohttp import web
 
+from gateway.allowances import Priority
 from gateway.context import RequestContext
 from gateway.edge import headers, render
 from gateway.errors import (
@@ -22,10 +23,9 @@ from gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
 )
 from gateway.observe import Observer
-from gateway.telemetry import Telemetry
+from gateway.stages.gate import Gate
 from gateway.tenants import Tenant, Tenants
 from regions.runtime import trace_context
 from regions.runtime.tracing import Attributes, Kind, Trace, Tracer, entered
@@ -36,6 +36,7 @@ STARTED: Final = web.RequestKey("started", bool)
 FAILURE: Final = web.RequestKey("failure", BaseException)
 """What ended a streamed answer that had already started."""
 BACKSTOP_S: Final = 2.0
+TEXT_UPSERT: Final = "/records/namespaces/{namespace}/upsert"
 DECODED_ON_THE_LOOP: Final = 32 * 1024
 """Bytes; a body of brackets alone takes 1 µs a byte to check."""
 
@@ -52,18 +53,17 @@ class Edge:
         region: str,
         tenants: Tenants,
         observer: Observer,
-        telemetry: Telemetry,
         body_limit_bytes: int,
-        max_in_flight: int,
+        gate: Gate,
         deadline_s: float,
         clock: Callable[[], float],
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
-        self._region, self._tenants, self._observer, self._telemetry = region, tenants, observer, telemetry
-        self._body_limit_bytes, self._max_in_flight = body_limit_bytes, max_in_flight
+        self._region, self._tenants, self._observer = region, tenants, observer
+        self._body_limit_bytes, self._gate = body_limit_bytes, gate
         self._deadline_s, self._clock = deadline_s, clock
-        self.in_flight = 0
+        self.in_flight = 0  # what waits for a slot is counted too: a drain waits for it
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -95,8 +95,15 @@ class Edge:
         try:
             # Stages keep to the deadline by themselves and a stream says so when it passes; this is for
             # what does not, such as a caller that stops reading.
-            async with asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S):
-                response = await handler(request)
+            async with (
+                asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S),
+                self._gate.slot(ctx.tenant, ctx.priority, ctx.deadline_s) as waited_s,
+            ):
+                if waited_s > 0:
+                    ctx.trail.took("queue", waited_s)
+                response = self._finish(await handler(request), ctx.request_id)
+                await response.prepare(request)
+                await response.write_eof()  # its slot is held until the last byte is out of our hands
             failure = request.get(FAILURE)
         except ConnectionError as error:
             failure = error  # the caller's connection: those behind us are translated in their adapters
@@ -118,8 +125,6 @@ class Edge:
     def _admit(self, request: web.Request, dialect: str, request_id: str) -> RequestContext:
         if self.draining:
             raise Draining("this gateway is shutting down", retry_after_s=1)
-        if self.in_flight >= self._max_in_flight:
-            raise Overloaded("too many requests in flight at this gateway", retry_after_s=1)
         now_s, tenant = self._clock(), self._authenticate(request)
         return RequestContext(
             request_id=request_id,
@@ -131,6 +136,7 @@ class Edge:
             floor=headers.floor(request),
             max_staleness_s=headers.max_staleness_s(request),
             ack=headers.ack(request),
+            priority=_priority(request, tenant),
             is_whole=headers.is_whole(request),
             complexity=headers.complexity(request),
         )
@@ -143,12 +149,10 @@ class Edge:
 
     def _enter(self) -> None:
         self.in_flight += 1
-        self._telemetry.in_flight.set(self.in_flight)
         self._idle.clear()
 
     def _leave(self) -> None:
         self.in_flight -= 1
-        self._telemetry.in_flight.set(self.in_flight)
         if self.in_flight == 0:
             self._idle.set()
 
@@ -197,6 +201,11 @@ def call_of(request: web.Request) -> str:
     """The route's own pattern, as a bounded metric label; "unknown" for paths of no route."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unknown"
+
+
+def _priority(request: web.Request, tenant: Tenant) -> Priority:
+    """The tenant's, but for text ingestion, which may always be sent again later."""
+    return Priority.INGESTION if call_of(request).endswith(TEXT_UPSERT) else tenant.priority
 
 
 def context_of(request: web.Request) -> RequestContext:

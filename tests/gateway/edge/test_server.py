@@ -28,7 +28,13 @@ async def gateway(tmp_path: Path, provider: ScriptedProvider) -> AsyncIterator[R
         section = {"kind": "openai", "base_url": str(server.make_url("/v1")), "model": "gpt-4o"}
         config = {
             "models": {"big": {"upstreams": [section]}},
-            "server": {"body_limit_bytes": 10_000, "max_in_flight": 2, "deadline_s": 5, "drain_s": 5},
+            "server": {
+                "body_limit_bytes": 10_000,
+                "max_in_flight": 2,
+                "queue": {"max_waiting": 2, "max_waiting_per_tenant": 1},
+                "deadline_s": 5,
+                "drain_s": 5,
+            },
         }
         async with running_gateway(tmp_path, config) as running:
             yield running
@@ -174,20 +180,59 @@ async def test_a_tenants_own_deadline_bounds_its_calls_and_a_call_may_ask_for_mo
                 assert response.status == 200
 
 
-async def test_requests_beyond_the_bound_are_shed_at_once(
+async def metric(gateway: Running, name: str) -> float:
+    async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+async def until_metric(gateway: Running, name: str, value: float) -> None:
+    async with asyncio.timeout(5):
+        while await metric(gateway, name) != value:  # noqa: ASYNC110 - it tells nobody when it changes
+            await asyncio.sleep(0.005)
+
+
+async def test_requests_beyond_the_slots_wait_and_beyond_the_queue_are_shed_at_once(
+    gateway: Running, provider: ScriptedProvider
+) -> None:
+    """A slot is held by a stream until its last byte; the body of who is shed is never read."""
+    provider.steps = [Step([ROLE, chunk({"content": "x"})], hold=True)] * 2
+    body = {**CHAT, "stream": True}
+    url = f"{gateway.url}/v1/chat/completions"
+    async with asyncio.TaskGroup() as tasks:
+        async with gateway.session.post(url, json=body), gateway.session.post(url, json=body):
+            waiting = tasks.create_task(gateway.session.post(url, json=CHAT))
+            await until_metric(gateway, 'meridian_queue_waiting{class="interactive"}', 1)
+            async with gateway.session.post(url, data=b"{" * 9_000) as response:
+                assert response.status == 503
+                assert response.headers["Retry-After"] == "1"
+                assert (await error_of(response))["code"] == "overloaded"
+            async with gateway.session.post(f"{gateway.url}/query", json={}) as response:
+                assert response.status == 503
+                assert (await response.json())["code"] == 14
+            assert await metric(gateway, "meridian_in_flight ") == 2
+            assert not waiting.done()
+        # The streams' callers are gone: their slots are free within a moment, and the next has begun.
+        async with await waiting as response:
+            assert response.status == 200
+    await until_metric(gateway, "meridian_in_flight ", 0)
+    assert await metric(gateway, 'meridian_shed_total{class="interactive",why="queue_full"}') == 2
+    assert await metric(gateway, 'meridian_stage_seconds_count{stage="queue"}') == 1
+
+
+async def test_a_caller_that_leaves_the_queue_leaves_its_place_too(
     gateway: Running, provider: ScriptedProvider
 ) -> None:
     provider.steps = [Step([ROLE, chunk({"content": "x"})], hold=True)] * 2
     body = {**CHAT, "stream": True}
-    url = f"{gateway.url}/v1/chat/completions"
-    async with (
-        gateway.session.post(url, json=body),
-        gateway.session.post(url, json=body),
-        gateway.session.post(url, json=body) as response,
-    ):
-        assert response.status == 503
-        assert response.headers["Retry-After"] == "1"
-        assert (await error_of(response))["code"] == "overloaded"
+    url, waits = f"{gateway.url}/v1/chat/completions", 'meridian_queue_waiting{class="interactive"}'
+    async with gateway.session.post(url, json=body), gateway.session.post(url, json=body):
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await gateway.session.post(url, json=CHAT)
+            await until_metric(gateway, waits, 0)
+    assert len(provider.seen) == 2
 
 
 async def test_a_drain_finishes_what_is_under_way_and_takes_nothing_new(
