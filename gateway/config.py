@@ -6,6 +6,7 @@ own `Config`.
 """
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +16,7 @@ from gateway.policies.blend import DENSE_WEIGHT
 from gateway.policies.breaker import BreakerTerms
 from gateway.policies.timers import Timers
 from gateway.routes import Tier
-from regions import registers
+from regions import journals, registers
 from regions.runtime import plugins
 from regions.runtime.config_file import SecretRef
 from regions.runtime.tracing_config import TracingConfig
@@ -227,12 +228,22 @@ class RegionConfig(Section):
         None, description="The region's registers; by default where the log is, reached in the same way."
     )
 
+    journal: PluginSection | None = Field(
+        None,
+        description="The region's journals (the ledger of what models cost); by default where the log is.",
+    )
+
     def registers_section(self) -> PluginSection:
         """What the registers are built from: without a section, those of the log's keys that both have."""
-        if self.registers is not None:
-            return self.registers
+        return self.registers or self._as_the_log(registers)
+
+    def journal_section(self) -> PluginSection:
+        """What the region's journals are built from, in the same way."""
+        return self.journal or self._as_the_log(journals)
+
+    def _as_the_log(self, package: ModuleType) -> PluginSection:
         shared = {"kind": self.log.kind, **self.log.own()}
-        known = {"kind", *plugins.find(registers, self.log.kind).Config.model_fields}
+        known = {"kind", *plugins.find(package, self.log.kind).Config.model_fields}
         return PluginSection(**{name: value for name, value in shared.items() if name in known})
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gateway import embedders, providers
 from gateway.config import EmbedderConfig, GatewayConfig, PluginSection, ServerConfig
 from gateway.routes import SNIPPETS, Tier
-from regions import logs, registers, replicas
+from regions import journals, logs, registers, replicas
 from regions.errors import BadName, ConfigProblem
 from regions.names import parse_index, parse_region
 from regions.runtime import plugins
@@ -101,6 +101,8 @@ def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
         yield from _check_plugin(logs, place.log, f"regions.places.{region}.log")
         if place.registers is not None:
             yield from _check_plugin(registers, place.registers, f"regions.places.{region}.registers")
+        if place.journal is not None:
+            yield from _check_plugin(journals, place.journal, f"regions.places.{region}.journal")
     for alias, model in config.models.items():
         for number, upstream in enumerate(model.upstreams):
             yield from _check_plugin(providers, upstream, f"models.{alias}.upstreams.{number}")

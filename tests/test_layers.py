@@ -34,7 +34,7 @@ LAYERS: Final = {
         ("replicator",),
         ("live",),
         ("fences",),
-        ("logs", "replicas"),
+        ("logs", "replicas", "journals"),
         ("homes",),
         ("registers",),
     ),
@@ -84,6 +84,7 @@ PLUGINS: Final = (
     "regions.replicas.",
     "regions.logs.",
     "regions.registers.",
+    "regions.journals.",
 )
 
 Import = tuple[str, str]
