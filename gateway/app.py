@@ -39,6 +39,7 @@ from gateway.policies.sparse import SparseEncoder
 from gateway.receipts import Receipts
 from gateway.regional_metrics import RegionalMetrics
 from gateway.reload import Reloader
+from gateway.span_metrics import SpanMetrics
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.gate import Gate
 from gateway.stages.guarded_embedder import GuardedEmbedder
@@ -87,7 +88,7 @@ async def run_gateway(
                 tell=log.warning,
             )
         )
-        telemetry.watch_spans(tracing.spans)
+        telemetry.registry.register(SpanMetrics(tracing.spans))
         receipts = Receipts()
         observer = Observer(telemetry, log, receipts, lifecycle.wall_clock, tracing.tracer)
         gateway = await _build(config, config_dir, telemetry, log, observer, tracing.tracer, stack)

@@ -21,6 +21,7 @@ from gateway.edge import operators
 from gateway.edge.connection import Patience, serving
 from gateway.logs import make_logger
 from gateway.replicator_telemetry import ReplicatorTelemetry
+from gateway.span_metrics import SpanMetrics
 from regions import replicas
 from regions.errors import ConfigError, ConfigProblem
 from regions.fences import Fences
@@ -57,6 +58,7 @@ async def run_replicator(config: GatewayConfig, *, config_dir: Path, stop: async
                 tell=log.warning,
             )
         )
+        telemetry.registry.register(SpanMetrics(tracing.spans))
         daemon = await _build(config, config_dir, log, tracing.tracer, telemetry, stack)
         await stack.enter_async_context(_watched(config, telemetry, daemon))
         log.info("replicating", homes=sorted(config.regions.places if config.regions else ()))

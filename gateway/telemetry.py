@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.allowances import Priority
@@ -95,10 +95,6 @@ class Telemetry:
             registry=registry,
         )
 
-    def watch_spans(self, spans: Callable[[], Iterator[tuple[str, int]]]) -> None:
-        """Count spans by what became of them, as it stands when somebody looks."""
-        self.registry.register(_Spans(spans))
-
     def watch_gate(self, held: Callable[[], int], waiting: Callable[[], Mapping[Priority, int]]) -> None:
         """Show how many requests hold a slot and how many wait, as it is when somebody looks."""
         self.in_flight.set_function(held)
@@ -115,19 +111,6 @@ class Telemetry:
 
 def _count_of(waiting: Callable[[], Mapping[Priority, int]], priority: Priority) -> float:
     return waiting()[priority]
-
-
-class _Spans(Collector):
-    def __init__(self, spans: Callable[[], Iterator[tuple[str, int]]]) -> None:
-        self._spans = spans
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(
-            "meridian_trace_spans", "Spans kept, by what became of them.", labels=("outcome",)
-        )
-        for outcome, count in self._spans():
-            family.add_metric([outcome], count)
-        yield family
 
 
 class _Breakers(Collector):

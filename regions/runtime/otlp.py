@@ -190,6 +190,7 @@ async def exporting(
         sink,
         sample_ratio=config.sample_ratio,
         slow_s=config.slow_s,
+        late_per_s=config.late_per_s,
         follows_callers=config.follow_callers,
         clock=asyncio.get_running_loop().time,
         wall_clock=lifecycle.wall_clock,

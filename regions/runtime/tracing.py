@@ -11,6 +11,9 @@ the SDK is imported, and `span()` is one look at a context variable.
 | error, degraded | its work ended so: known at its end, in this process alone |
 | slow | it took `slow_s` or more: the same |
 
+When everything fails, everything would be kept, when there is nothing to spare: of what is known only
+at its end, `late_per_s` traces are kept.
+
 What holds: a trace has at most `MAX_SPANS` spans, a span at most `MAX_EVENTS` events and `MAX_LINKS` links;
 what is done in a trace's name after its end (by a task that outlived it) is in no trace. No text of a prompt,
 of an answer, of a passage or of an upstream's refusal is ever put into a span.
@@ -168,6 +171,7 @@ class Tracer:
         *,
         sample_ratio: float,
         slow_s: float,
+        late_per_s: float,
         follows_callers: bool,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -176,7 +180,9 @@ class Tracer:
         self._sink, self._slow_s, self._follows_callers = sink, slow_s, follows_callers
         self._below = int(sample_ratio * (1 << 56))
         self._clock, self._wall_clock, self._rng = clock, wall_clock, rng
-        self.begun = self.kept = 0
+        self._late_per_s, self._room, self._room_s = late_per_s, late_per_s, clock()
+        self.over_rate = 0
+        """Spans that were worth keeping, of more traces than may be kept at their end."""
 
     def begin(
         self,
@@ -206,13 +212,15 @@ class Tracer:
         )
         for link in links:
             trace.root.link(link)
-        self.begun += 1
         return trace
 
-    def end(self, trace: Trace, keep: str = "") -> None:
-        """The work is over; `keep` says what was wrong with it, if anything was. The first call counts."""
+    def end(self, trace: Trace, keep: str = "") -> bool:
+        """The work is over; `keep` says what was wrong with it, if anything was. Whether it is kept.
+
+        The first call counts.
+        """
         if trace.is_over:
-            return
+            return False
         trace.is_over = True
         for span in trace.spans:
             span.end()
@@ -220,10 +228,23 @@ class Tracer:
         why = "sampled" if trace.is_sampled else keep or ("error" if root.error else "")
         if not why and root.end_s - root.start_s >= self._slow_s:
             why = "slow"
-        if why:
-            root.attributes["meridian.kept"] = why
-            self.kept += 1
-            self._sink.offer(trace)
+        if not why:
+            return False
+        if not trace.is_sampled and not self._has_room(root.end_s):
+            self.over_rate += len(trace.spans)
+            return False
+        root.attributes["meridian.kept"] = why
+        self._sink.offer(trace)
+        return True
+
+    def _has_room(self, now_s: float) -> bool:
+        """Take one from what may be kept at its end now: `late_per_s`, and a second's worth at once."""
+        self._room = min(self._late_per_s, self._room + (now_s - self._room_s) * self._late_per_s)
+        self._room_s = now_s
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
 
     @contextmanager
     def trace(

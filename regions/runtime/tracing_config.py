@@ -36,6 +36,9 @@ class TracingConfig(BaseModel):
         0.01, ge=0, le=1, description="Of the traces that begin here; errors, degraded and slow come on top."
     )
     slow_s: float = Field(10.0, gt=0, description="What takes so long is kept, whether sampled or not.")
+    late_per_s: float = Field(
+        100, ge=1, description="Traces a second kept for an error, a degraded answer or their slowness."
+    )
     follow_callers: bool = Field(
         True, description="Sample what a caller's traceparent says is sampled; false: our ratio alone."
     )
@@ -84,6 +87,8 @@ class Tracing:
             yield "exported", self._counts.exported
             yield "queue_full", self._counts.full
             yield "not_taken", self._counts.failed
+        if self.tracer is not None:
+            yield "over_rate", self.tracer.over_rate
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ class Bench:
             self.kept,
             sample_ratio=ratio,
             slow_s=10,
+            late_per_s=5,
             follows_callers=follows,
             clock=lambda: self.now_s,
             wall_clock=lambda: 1_000.0 + self.now_s,
@@ -57,6 +58,19 @@ def test_what_went_well_and_was_not_sampled_is_forgotten() -> None:
 def test_what_went_wrong_is_kept_for_that_reason(keep: str) -> None:
     bench = Bench()
     assert bench.why(bench.tracer.begin("work", Kind.SERVER), keep) == keep
+
+
+def test_a_flood_of_failures_is_kept_at_a_rate_and_what_is_sampled_beside_it() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.tracer.end(bench.tracer.begin("work", Kind.SERVER), "error")
+    assert len(bench.kept.traces) == 5
+    assert bench.tracer.over_rate == 15
+    assert bench.tracer.end(bench.tracer.begin("work", Kind.SERVER, parent=SAMPLED), "error")
+    bench.now_s += 1
+    for _ in range(20):
+        bench.tracer.end(bench.tracer.begin("work", Kind.SERVER), "error")
+    assert len(bench.kept.traces) == 5 + 1 + 5
 
 
 def test_what_was_slow_is_kept() -> None:
