@@ -1,4 +1,4 @@
-"""HTTP to one LLM endpoint: pooled connections, a bounded wait to reach it, and an end at once when left.
+"""HTTP to one endpoint of a model: pooled connections, a bounded wait to reach it, an end at once when left.
 
 What holds: a pooled connection that the endpoint had already closed costs one silent repetition, if no
 byte of an answer had come; nothing else is repeated here. A connection that is given up before its answer
@@ -9,7 +9,7 @@ other side, under uvloop up to 30 s, and go on downloading meanwhile.
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
 from typing import Final
 
@@ -17,11 +17,28 @@ import aiohttp
 from aiohttp.connector import Connection
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
+from regions.errors import ConfigError, ConfigProblem
+from regions.runtime.config_file import SecretRef
 
 KEEP_ALIVE_S: Final = 60.0
 LOOK_S: Final = 0.5
 """How often a silent body is looked after: aiohttp 3.14 closes a connection over a malformed chunk without a
 word to who is reading."""
+ERROR_BODY_BYTES: Final = 16 * 1024
+_ERROR_BODY_S: Final = 2.0
+"""For the words of a refusal whose status is known already."""
+
+
+def upstream_http(
+    name: str, connect_timeout_s: float, ca_file: SecretRef | None, resolve: Callable[[SecretRef], str]
+) -> "UpstreamHttp":
+    """Raises: ConfigError: `ca_file` holds no certificate."""
+    ca = resolve(ca_file) if ca_file is not None else None
+    try:
+        return UpstreamHttp(name, connect_timeout_s=connect_timeout_s, ca=ca)
+    except (OSError, ValueError) as error:
+        problem = ConfigProblem(str(ca_file), "holds no certificate in PEM", "-----BEGIN CERTIFICATE-----")
+        raise ConfigError("ca_file", [problem]) from error
 
 
 class UpstreamHttp:
@@ -108,6 +125,19 @@ class UpstreamHttp:
             if not part:
                 return
             yield part
+
+    async def refusal(self, response: aiohttp.ClientResponse) -> bytes:
+        """What a refusal says: as much of its body as comes soon, up to `ERROR_BODY_BYTES`."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_ERROR_BODY_S):
+                async for part in self.body(response):
+                    body += part
+                    if len(body) > ERROR_BODY_BYTES:
+                        break
+        except (TimeoutError, UpstreamUnavailable, UpstreamProtocolError):
+            pass  # the status says more than how its explanation ended
+        return bytes(body[:ERROR_BODY_BYTES])
 
 
 def _is_lost(response: aiohttp.ClientResponse) -> bool:

@@ -2,15 +2,15 @@
 
 Vectors are asked for as base64 (a quarter of the bytes of JSON numbers) and taken as JSON numbers too,
 because not every endpoint knows base64. Answers are checked: as many as asked, each once, of the
-configured dimension, finite. What the endpoint does not scale to unit length is scaled here.
+configured dimension, finite. What the endpoint does not scale to unit length is scaled here. Errors mean
+what they mean of an LLM's endpoint, and a call that is given up is ended there at once.
 """
 
 import asyncio
 import base64
 import binascii
-import io
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,22 +19,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.embedders.base import Embedded, Kind, Resolve, Vectors, to_unit
-from gateway.errors import (
-    BadRequest,
-    GatewayError,
-    Overloaded,
-    UpstreamProtocolError,
-    UpstreamRejected,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
-from gateway.wire.retry_after import retry_after_s
+from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamProtocolError, UpstreamTimeout
+from gateway.upstream_http import UpstreamHttp, leave, upstream_http
+from gateway.wire import refusals
 from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
 MAX_INPUTS: Final = 2048
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024  # 2,048 vectors of 3,072 numbers written as JSON
-ERROR_BODY_BYTES: Final = 16 * 1024
+DECODED_ON_THE_LOOP: Final = 64 * 1024
+"""Bytes; a few vectors, which is what a question's answer has."""
 
 
 class Config(BaseModel):
@@ -57,12 +51,19 @@ class Config(BaseModel):
     )
     max_in_flight: int = Field(16, ge=1, description="Passage calls at once; 503 for calls that would wait.")
     connect_timeout_s: float = Field(3.0, gt=0, description="To reach the endpoint, TLS included.")
+    ca_file: SecretRef | None = Field(
+        None, description="PEM of the authorities trusted for this endpoint, instead of the system's."
+    )
 
 
 def build(config: Config, name: str, resolve: Resolve) -> "OpenAIEmbedder":
-    """The embedder of that section; `name` is what the configuration calls it."""
+    """The embedder of that section; `name` is what the configuration calls it.
+
+    Raises: ConfigError: `ca_file` holds no certificate.
+    """
     key = resolve(config.api_key) if config.api_key is not None else None
-    return OpenAIEmbedder(config, name, key)
+    http = upstream_http(name, config.connect_timeout_s, config.ca_file, resolve)
+    return OpenAIEmbedder(config, name, key, http)
 
 
 def version_of(config: Config) -> str:
@@ -87,14 +88,13 @@ class _Answer(msgspec.Struct, frozen=True):
 class OpenAIEmbedder:
     """One model at one endpoint."""
 
-    def __init__(self, config: Config, name: str, key: str | None) -> None:
-        self._config, self._name = config, name
+    def __init__(self, config: Config, name: str, key: str | None, http: UpstreamHttp) -> None:
+        self._config, self._name, self._http = config, name, http
         self._url = config.base_url.rstrip("/") + "/embeddings"
         self._host = urlsplit(config.base_url).hostname or ""
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
-        self._session: aiohttp.ClientSession | None = None
         self._passage_calls = 0
 
     @property
@@ -107,14 +107,10 @@ class OpenAIEmbedder:
 
     async def start(self) -> None:
         """Open the pool. The endpoint is not called: a gateway must start while it is down."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._config.connect_timeout_s),
-        )
+        await self._http.start()
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._http.close()
 
     async def embed(self, texts: Sequence[str], *, kind: Kind, timeout_s: float) -> Embedded:
         """See `Embedder.embed`. Batches go one after the other: the caller's order, and no burst."""
@@ -143,52 +139,39 @@ class OpenAIEmbedder:
         }
         if self._config.ask_dimension:
             body["dimensions"] = self._config.dimension
-        status, headers, answer = await self._post(msgspec.json.encode(body))
-        if status != 200:
-            raise self._refusal(status, headers, answer)
-        return self._decode(answer, len(texts))
+        answer = await self._post(msgspec.json.encode(body))
+        if len(answer) <= DECODED_ON_THE_LOOP:
+            return self._decode(answer, len(texts))
+        return await asyncio.to_thread(self._decode, answer, len(texts))
 
-    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        if self._session is None:
-            raise UpstreamUnavailable(f"{self._name}: not started")
+    async def _post(self, body: bytes) -> bytes:
+        """The body of a good answer."""
         tracing.note(gen_ai__provider__name="openai", server__address=self._host)
+        response = await self._http.post(self._url, {**self._headers, **tracing.outgoing()}, body)
         try:
-            async with self._session.post(
-                self._url,
-                data=io.BytesIO(body),
-                headers={**self._headers, **tracing.outgoing()},
-                allow_redirects=False,
-            ) as response:
-                limit = MAX_ANSWER_BYTES if response.status == 200 else ERROR_BODY_BYTES
-                return response.status, response.headers, await self._read(response, limit)
-        except aiohttp.ServerTimeoutError as error:
-            raise UpstreamUnavailable(f"{self._name}: could not be reached in time") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise UpstreamUnavailable(f"{self._name}: {type(error).__name__}: {error}") from error
+            if response.status != 200:
+                told = await self._http.refusal(response)
+                raise refusals.of_response(self._name, response.status, response.headers, told)
+            return await self._whole(response)
+        finally:
+            leave(response)
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        parts, size = [], 0
-        async for part in response.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                if response.status == 200:
-                    raise UpstreamProtocolError(f"{self._name}: its answer is longer than {limit} bytes")
-                break
-        return b"".join(parts)[:limit]
-
-    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
-        message = f"{self._name}: answered {status}"
-        if status in (408, 429) or status >= 500:
-            return UpstreamUnavailable(message, retry_after_s=retry_after_s(headers), detail=_excerpt(body))
-        return UpstreamRejected(message, status=status, body=body, detail=_excerpt(body))
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for part in self._http.body(response):
+            body += part
+            if len(body) > MAX_ANSWER_BYTES:
+                raise UpstreamProtocolError(
+                    f"{self._name}: its answer is longer than {MAX_ANSWER_BYTES} bytes"
+                )
+        return bytes(body)
 
     def _decode(self, body: bytes, count: int) -> Embedded:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise UpstreamProtocolError(
-                f"{self._name}: not an embeddings answer: {error}: {_excerpt(body)}"
+            raise _told_inside(body) or UpstreamProtocolError(
+                f"{self._name}: its answer holds no embeddings", detail=f"{error}: {refusals.excerpt(body)}"
             ) from error
         if sorted(datum.index for datum in answer.data) != list(range(count)):
             raise UpstreamProtocolError(
@@ -215,5 +198,10 @@ class OpenAIEmbedder:
         return vector
 
 
-def _excerpt(body: bytes) -> str:
-    return " ".join(body[:200].decode(errors="replace").split())
+def _told_inside(body: bytes) -> GatewayError | None:
+    """The error of a known kind that a 200 tells of, if it does."""
+    try:
+        told = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if told is None else refusals.in_answer(told, body)

@@ -18,14 +18,13 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
 from gateway.messages import ChatEvent, ChatRequest
 from gateway.providers.base import OpenedAnswer, Resolve
-from gateway.upstream_http import UpstreamHttp, leave
+from gateway.upstream_http import UpstreamHttp, leave, upstream_http
 from gateway.wire import openai as wire
 from gateway.wire import rate_limits, refusals, sse
 from gateway.wire.rate_limits import RateLimits
-from regions.errors import ConfigError, ConfigProblem
 from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
@@ -37,9 +36,6 @@ MAX_HEAD_EVENTS: Final = 1024
 MAX_HEAD_BYTES: Final = 1024 * 1024
 _EVENTS_A_TURN: Final = 64
 """Events of one burst before other requests get the loop: about 5 ms of work."""
-_ERROR_BODY_BYTES: Final = 16 * 1024
-_ERROR_BODY_S: Final = 2.0
-"""For the words of a refusal whose status is known already."""
 _DRAIN_S: Final = 0.1
 """For the end of a body after [DONE]: read to it, the connection serves another request."""
 
@@ -60,14 +56,7 @@ class Config(BaseModel):
 def build(config: Config, name: str, model: str, resolve: Resolve) -> "OpenAIProvider":
     """The provider of one upstream. Raises: ConfigError: `ca_file` holds no certificate."""
     key = resolve(config.api_key) if config.api_key is not None else None
-    ca = resolve(config.ca_file) if config.ca_file is not None else None
-    try:
-        http = UpstreamHttp(name, connect_timeout_s=config.connect_timeout_s, ca=ca)
-    except (OSError, ValueError) as error:
-        problem = ConfigProblem(
-            str(config.ca_file), "holds no certificate in PEM", "-----BEGIN CERTIFICATE-----"
-        )
-        raise ConfigError("ca_file", [problem]) from error
+    http = upstream_http(name, config.connect_timeout_s, config.ca_file, resolve)
     return OpenAIProvider(config.base_url, name, model, key, http)
 
 
@@ -107,7 +96,8 @@ class OpenAIProvider:
 
     async def _opened(self, response: aiohttp.ClientResponse, stream: bool, choices: int) -> OpenedAnswer:
         if response.status != 200:
-            raise await self._refusal(response)
+            told = await self._http.refusal(response)
+            raise refusals.of_response(self._name, response.status, response.headers, told)
         kind = response.content_type
         if stream and kind == "text/event-stream":
             events = self._events(response, choices)
@@ -121,20 +111,6 @@ class OpenAIProvider:
             leave(response)
 
         return await first_content(events, close, rate_limits.read(response.headers))
-
-    async def _refusal(self, response: aiohttp.ClientResponse) -> GatewayError:
-        """What the status means, with as much of the body as comes soon."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(_ERROR_BODY_S):
-                async for part in self._http.body(response):
-                    body += part
-                    if len(body) > _ERROR_BODY_BYTES:
-                        break
-        except (TimeoutError, UpstreamUnavailable, UpstreamProtocolError):
-            pass  # the status says more than how its explanation ended
-        told = bytes(body[:_ERROR_BODY_BYTES])
-        return refusals.of_response(self._name, response.status, response.headers, told)
 
     async def _whole(self, response: aiohttp.ClientResponse, *, as_stream: bool) -> AsyncIterator[ChatEvent]:
         """The only event of an answer in one piece; every choice in it is finished."""

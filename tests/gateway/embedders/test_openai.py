@@ -3,24 +3,32 @@
 import asyncio
 import base64
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gateway.embedders.openai import Config, OpenAIEmbedder, build
 from gateway.errors import (
     BadRequest,
+    Fault,
+    GatewayError,
     UpstreamProtocolError,
     UpstreamRejected,
+    UpstreamThrottled,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
 from regions.runtime.config_file import SecretRef
+from tests.gateway.providers.endless import HEAD, chunked, endless
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 
@@ -48,6 +56,10 @@ def answer(body: dict[str, Any], *, as_numbers: bool = False, dimension: int = 3
         data.append({"object": "embedding", "index": index, "embedding": vector if as_numbers else packed})
     data.reverse()  # an index is an index: their order in the answer says nothing
     return web.json_response({"data": data, "usage": {"prompt_tokens": 7, "total_tokens": 7}})
+
+
+def made(config: Config, **secrets: str) -> OpenAIEmbedder:
+    return build(config, "test", lambda ref: secrets[str(ref).removeprefix("file:")])
 
 
 @pytest.fixture
@@ -117,6 +129,79 @@ async def test_a_refusal_keeps_its_status(
     assert (failed.value.status, failed.value.is_callers) == (status, is_callers)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "error", "is_retryable"),
+    [
+        (429, {"code": "rate_limit_exceeded"}, UpstreamThrottled, True),
+        (429, {"code": "insufficient_quota"}, UpstreamRejected, False),
+        (404, {"code": "model_not_found"}, UpstreamRejected, False),
+        (408, {}, UpstreamUnavailable, True),
+        (200, {"code": "rate_limit_exceeded"}, UpstreamThrottled, True),
+        (200, {"type": "server_error"}, UpstreamUnavailable, True),
+        (200, {"code": "invalid_api_key"}, UpstreamRejected, False),
+    ],
+)
+async def test_an_error_means_what_it_means_of_an_llms_endpoint_also_inside_a_200(
+    embedder: OpenAIEmbedder,
+    endpoint: Endpoint,
+    status: int,
+    body: dict[str, str],
+    error: type[GatewayError],
+    is_retryable: bool,
+) -> None:
+    told = {"error": {"message": "no, account 4711", **body}}
+    endpoint.answer = lambda _: web.json_response(told, status=status)
+    with pytest.raises(error) as failed:
+        await embedder.embed(["a"], kind="query", timeout_s=5)
+    assert failed.value.retryable == is_retryable
+    assert failed.value.fault is Fault.UPSTREAM
+    assert "4711" not in failed.value.message  # the endpoint's own words are for operators
+
+
+async def test_a_large_answer_is_decoded_off_the_loop_and_in_order(aiohttp_server: Serve) -> None:
+    dimension, texts = 1024, [str(number) for number in range(40)]
+    vectors = np.random.default_rng(1).normal(size=(40, dimension)).astype("<f4")
+
+    async def handle(_: web.Request) -> web.Response:
+        return _data(*((at, base64.b64encode(row.tobytes()).decode()) for at, row in enumerate(vectors)))
+
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", handle)
+    server = await aiohttp_server(app)
+    embedder = made(Config(base_url=str(server.make_url("/v1")), model="m", dimension=dimension))
+    await embedder.start()
+    embedded = await embedder.embed(texts, kind="passage", timeout_s=5)
+    await embedder.close()
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.allclose(embedded.vectors, vectors / lengths, atol=1e-6)
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("first", [(), (HEAD, chunked(b'{"data":['))], ids=["before the head", "inside it"])
+def test_an_endpoint_sees_at_once_that_a_call_was_given_up(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop], first: tuple[bytes, ...]
+) -> None:
+    piece = chunked(b" " * 4000) if first else b""
+
+    async def ask() -> None:
+        config = Config(base_url=server.url, model="m", dimension=3, ca_file=SecretRef("file:ca"))
+        embedder = made(config, ca=server.certificate)
+        await embedder.start()
+        asking = asyncio.get_running_loop().create_task(
+            embedder.embed(["a"], kind="query", timeout_s=30), name="asking"
+        )
+        await asyncio.to_thread(server.asked.wait)
+        asking.cancel()
+        left_s = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await asyncio.to_thread(server.until_left_s, left_s) < 1.0
+        await embedder.close()
+
+    with endless(tmp_path, first, piece) as server, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask())
+
+
 def _data(*data: tuple[int, Any]) -> web.Response:
     rows = [{"index": index, "embedding": embedding} for index, embedding in data]
     return web.Response(body=msgspec.json.encode({"data": rows}), content_type="application/json")
@@ -154,7 +239,7 @@ async def test_a_silent_endpoint_runs_into_the_callers_time(aiohttp_server: Serv
     app = web.Application()
     app.router.add_post("/v1/embeddings", silent)
     server = await aiohttp_server(app)
-    embedder = OpenAIEmbedder(Config(base_url=str(server.make_url("/v1")), model="m", dimension=3), "t", None)
+    embedder = made(Config(base_url=str(server.make_url("/v1")), model="m", dimension=3))
     await embedder.start()
     with pytest.raises(UpstreamTimeout):
         await embedder.embed(["a"], kind="query", timeout_s=0.05)
@@ -163,7 +248,7 @@ async def test_a_silent_endpoint_runs_into_the_callers_time(aiohttp_server: Serv
 
 
 async def test_a_dead_endpoint_is_unavailable_and_does_not_stop_a_start() -> None:
-    embedder = OpenAIEmbedder(Config(base_url="http://127.0.0.1:9/v1", model="m", dimension=3), "t", None)
+    embedder = made(Config(base_url="http://127.0.0.1:9/v1", model="m", dimension=3))
     await embedder.start()
     with pytest.raises(UpstreamUnavailable):
         await embedder.embed(["a"], kind="query", timeout_s=5)
@@ -177,4 +262,4 @@ async def test_nothing_to_embed_is_the_callers_mistake(embedder: OpenAIEmbedder)
 
 def test_the_version_names_what_makes_vectors_comparable() -> None:
     config = Config(base_url="http://h/v1", model="text-embedding-3-small", dimension=512)
-    assert OpenAIEmbedder(config, "t", None).version == "text-embedding-3-small@512"
+    assert made(config).version == "text-embedding-3-small@512"
