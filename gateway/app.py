@@ -52,6 +52,7 @@ from regions.live import Live
 from regions.names import RegionId
 from regions.runtime import config_file, lifecycle, plugins
 from regions.runtime.config_file import SecretRef
+from regions.runtime.loop_lag import watch_lag
 from regions.runtime.tracing import Tracer
 from regions.runtime.tracing_config import tracing_as
 from regions.status import summary
@@ -100,6 +101,7 @@ async def run_gateway(
         if path is not None:
             reloader = Reloader(config, partial(_load, path), gateway.reload, log)
             await stack.enter_async_context(_running(reloader.watch(path.parent)))
+        await stack.enter_async_context(_running(watch_lag(telemetry.loop_lag_seconds.observe)))
         async with serving(gateway.application(), sock, patience, gateway.edge.refuse):
             gateway.is_serving = True
             log.info("serving", port=sock.getsockname()[1], operators_port=operators_sock.getsockname()[1])

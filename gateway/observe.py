@@ -29,6 +29,9 @@ _CAUSES = (
 _LEVELS = {Fault.CLIENT: "info", Fault.GATEWAY: "error", Fault.UPSTREAM: "warning"}
 
 
+Exemplar = dict[str, str] | None
+
+
 class Observer:
     """Counts and logs requests as they end, keeps their receipts, ends their traces.
 
@@ -57,34 +60,44 @@ class Observer:
         outcome, level = _outcome(error)
         receipt = receipt_of(ctx, call, outcome, error, self._wall_clock())
         self._receipts.add(receipt)
+        exemplar = self._end_trace(ctx, outcome, is_failure=level != "info")
         self._telemetry.requests.labels(ctx.dialect, call, outcome).inc()
-        self._telemetry.request_seconds.labels(ctx.dialect, call).observe(ctx.elapsed_s())
+        self._telemetry.request_seconds.labels(ctx.dialect, call).observe(ctx.elapsed_s(), exemplar)
         for stage in STAGES:
             if stage in ctx.trail.stages_s:
-                self._telemetry.stage_seconds.labels(stage).observe(ctx.trail.stages_s[stage])
-        self._count_answer(receipt.answer)
-        self._count_attempts(receipt.attempts())
-        if ctx.trail.trace is not None and self._tracer is not None:
-            keep = spans.tell(ctx.trail.trace, ctx, outcome, is_failure=level != "info")
-            self._tracer.end(ctx.trail.trace, keep)
+                self._telemetry.stage_seconds.labels(stage).observe(ctx.trail.stages_s[stage], exemplar)
+        self._count_answer(receipt.answer, exemplar)
+        self._count_attempts(receipt.attempts(), exemplar)
         # Only what we did not foresee is worth a traceback.
         foreseen = {} if type(error) is not GatewayError else {"exc_info": error}
         self._log.log(_NUMBER[level], "request", **_line(receipt), **foreseen)
 
-    def _count_answer(self, answer: Mapping[str, Any]) -> None:
+    def _end_trace(self, ctx: RequestContext, outcome: str, *, is_failure: bool) -> Exemplar:
+        """What measurements point to: the request's trace, when there is one that is kept."""
+        trace = ctx.trail.trace
+        if trace is None or self._tracer is None:
+            return None
+        keep = spans.tell(trace, ctx, outcome, is_failure=is_failure)
+        return {"trace_id": f"{trace.trace_id:032x}"} if self._tracer.end(trace, keep) else None
+
+    def _count_answer(self, answer: Mapping[str, Any], exemplar: Exemplar) -> None:
         if not answer:
             return
         model = answer["route"]
         if answer["ttft_s"] is not None:
-            self._telemetry.ttft_seconds.labels(model).observe(answer["ttft_s"])
+            self._telemetry.ttft_seconds.labels(model).observe(answer["ttft_s"], exemplar)
         if answer["degraded"]:
             self._telemetry.degraded.labels(*answer["degraded"].split("; reason=")).inc()
 
-    def _count_attempts(self, attempts: Sequence[Mapping[str, Any]]) -> None:
+    def _count_attempts(self, attempts: Sequence[Mapping[str, Any]], exemplar: Exemplar) -> None:
         for attempt in attempts:
             upstream = attempt["upstream"]
             self._telemetry.attempts.labels(upstream, attempt["outcome"]).inc()
-            self._telemetry.attempt_seconds.labels(upstream).observe(attempt["ms"] / 1000)
+            self._telemetry.attempt_seconds.labels(upstream).observe(attempt["ms"] / 1000, exemplar)
+            if "token_ms" in attempt:
+                self._telemetry.inter_token_seconds.labels(attempt["route"]).observe(
+                    attempt["token_ms"] / 1000, exemplar
+                )
             # Also what an attempt that broke had sent is billed, and no answer tells of it.
             self._telemetry.tokens.labels(attempt["route"], "input").inc(attempt["input_tokens"])
             self._telemetry.tokens.labels(attempt["route"], "output").inc(attempt["output_tokens"])

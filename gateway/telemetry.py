@@ -21,6 +21,8 @@ DURATION_S: Final = tuple(0.01 * 2**n for n in range(14))
 TTFT_S: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
+TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STAGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -50,6 +52,19 @@ class Telemetry:
             "Request accepted to first content event, chat only.",
             ("model",),
             buckets=TTFT_S,
+            registry=registry,
+        )
+        self.inter_token_seconds = Histogram(
+            "meridian_inter_token_seconds",
+            "From one token of a streamed answer to the next: the mean of each call of an upstream.",
+            ("model",),
+            buckets=TOKEN_S,
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "meridian_event_loop_lag_seconds",
+            "How late a timer of this process's event loop went off, looked at 20 times a second.",
+            buckets=LAG_S,
             registry=registry,
         )
         self.stage_seconds = Histogram(

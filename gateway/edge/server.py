@@ -27,7 +27,7 @@ from gateway.errors import (
 from gateway.observe import Observer
 from gateway.stages.gate import Gate
 from gateway.tenants import Tenant, Tenants
-from regions.runtime import trace_context
+from regions.runtime import trace_context, tracing
 from regions.runtime.tracing import Attributes, Kind, Trace, Tracer, entered
 
 CONTEXT: Final = web.RequestKey("context", RequestContext)
@@ -39,6 +39,8 @@ BACKSTOP_S: Final = 2.0
 TEXT_UPSERT: Final = "/records/namespaces/{namespace}/upsert"
 DECODED_ON_THE_LOOP: Final = 32 * 1024
 """Bytes; a body of brackets alone takes 1 µs a byte to check."""
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -102,6 +104,7 @@ class Edge:
                 if waited_s > 0:
                     ctx.trail.took("queue", waited_s)
                 response = self._finish(await handler(request), ctx.request_id)
+                tracing.note(http__response__status_code=response.status)
                 await response.prepare(request)
                 await response.write_eof()  # its slot is held until the last byte is out of our hands
             failure = request.get(FAILURE)
@@ -114,6 +117,7 @@ class Edge:
                 _abort(request)
                 raise
             response = render.response(ctx.dialect, failure)
+            tracing.note(http__response__status_code=response.status)
         except BaseException as error:
             failure = error
             raise
@@ -188,8 +192,9 @@ def _begin_trace(tracer: Tracer, request: web.Request, call: str) -> Trace:
     parent = trace_context.parse(
         request.headers.get(trace_context.TRACEPARENT), request.headers.getall(trace_context.TRACESTATE, ())
     )
-    attributes: Attributes = {"http.request.method": request.method, "http.route": call}
-    return tracer.begin(f"{request.method} {call}", Kind.SERVER, parent=parent, attributes=attributes)
+    method = request.method if request.method in METHODS else "_OTHER"
+    attributes: Attributes = {"http.request.method": method, "http.route": call}
+    return tracer.begin(f"{method} {call}", Kind.SERVER, parent=parent, attributes=attributes)
 
 
 def dialect_of(path: str) -> str:

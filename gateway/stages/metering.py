@@ -34,6 +34,7 @@ class Metering:
         self._started_s = ctx.clock()
         self._before_usd = spent_usd(ctx)
         self._text: list[str] = []
+        self._opened_s = self._last_content_s = 0.0
         self._error: BaseException | None = None
         self._is_blamed = True
         self._is_finished = self._is_settled = False
@@ -46,6 +47,7 @@ class Metering:
         """The first content came, and what the upstream's rate headers say is left."""
         now_s = self._ctx.clock()
         self.facts.ttft_s = self._ctx.elapsed_s()
+        self._opened_s = self._last_content_s = now_s
         if self.span is not None:
             self.span.opened()
         self._ctx.trail.took("llm_first_token", now_s - self._started_s)
@@ -66,6 +68,7 @@ class Metering:
             self._bill(event.usage)
         elif event.is_content:
             self._text.append(event.reasoning + event.content)
+            self._last_content_s = self._ctx.clock()
 
     async def missing_usage(self) -> Usage | None:
         """Our own estimate when the provider did not say, so that usage is always known."""
@@ -95,7 +98,11 @@ class Metering:
         if self._text and self.facts.usage is None:
             self._bill(await self._estimated())
         usage = self.facts.usage or Usage()
-        details = {} if not isinstance(self._error, GatewayError) else {"error": self._error.message}
+        details: dict[str, object] = {}
+        if isinstance(self._error, GatewayError):
+            details["error"] = self._error.message
+        if (token_ms := self._token_ms(usage)) is not None:
+            details["token_ms"] = token_ms
         usd = cost_usd(self._call.upstream.card, usage)
         if self.span is not None:
             self.span.settled(outcome, usage, usd)
@@ -111,6 +118,13 @@ class Metering:
             output_tokens=usage.output_tokens,
             **details,
         )
+
+    def _token_ms(self, usage: Usage) -> float | None:
+        """From one token to the next, on the mean over the answer; None: it came in one piece."""
+        took_s = self._last_content_s - self._opened_s
+        if took_s <= 0 or usage.output_tokens < 2:
+            return None
+        return round(took_s * 1000 / (usage.output_tokens - 1), 3)
 
     def _judge(self, now_s: float) -> str:
         """Tell breaker and health; how it ended, in one word."""

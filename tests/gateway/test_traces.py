@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from regions.runtime import children
 from tests.fakes.collector import Collector, Got, running_collector
@@ -100,6 +101,7 @@ async def test_a_trace_goes_from_the_edge_to_the_node_and_through_both_attempts(
     (edge,) = named(trace, "POST /v1/chat/completions")
     assert (edge.parent_id, edge.service, edge.region) == (CALLERS_SPAN, "meridian-gateway", "us-east")
     assert edge.attributes["meridian.outcome"] == "ok"
+    assert edge.attributes["http.response.status_code"] == 200
     (embed,) = [span for span in trace if span.name.startswith("embeddings ")]
     assert embed.parent_id == edge.span_id
     assert embed.attributes["gen_ai.operation.name"] == "embeddings"
@@ -185,6 +187,9 @@ async def test_what_went_well_is_forgotten_and_what_fell_short_is_kept(tmp_path:
     assert len([span for span in collector.named("chat gpt-4o") if span.trace_id == short.trace_id]) == 3
     assert error.attributes["meridian.request_id"] == "broken"
     assert (error.attributes["meridian.kept"], error.is_error) == ("error", True)
+    assert error.attributes["http.response.status_code"] == 503
+    assert exemplars(metrics, "meridian_request_seconds")
+    assert exemplars(metrics, "meridian_request_seconds") <= {short.trace_id, error.trace_id}
     assert 'meridian_trace_spans_total{outcome="exported"}' in metrics
     assert collector.headers[0]["x-key"] == PEPPER
     assert SECRET_WORDS not in repr(collector.spans)
@@ -203,6 +208,17 @@ async def test_a_streams_span_lasts_as_long_as_the_stream_and_knows_its_first_to
     assert span.end_ns - span.start_ns >= first_s * 1e9 + 0.1e9
     (packed,) = collector.named("pack")
     assert packed.trace_id == CALLERS_TRACE
+
+
+def exemplars(exposition: str, family: str) -> set[str]:
+    """The trace ids that a histogram's buckets point to."""
+    return {
+        sample.exemplar.labels["trace_id"]
+        for metric in text_string_to_metric_families(exposition)  # type: ignore[no-untyped-call]
+        if metric.name == family
+        for sample in metric.samples
+        if sample.exemplar is not None
+    }
 
 
 def test_where_nothing_is_traced_the_exporter_is_not_even_imported() -> None:
