@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
+    from gateway.tenants import TenantsFile
 
 
 def load_gateway(path: Path) -> "GatewayConfig":
@@ -15,3 +16,17 @@ def load_gateway(path: Path) -> "GatewayConfig":
     from regions.runtime.config_file import load
 
     return load(path, GatewayConfig, os.environ, cross_check)
+
+
+def load_tenants(config: "GatewayConfig", path: Path) -> "TenantsFile":
+    """The tenants of the configuration that stands in `path`. Raises: ConfigError."""
+    from gateway.tenants import TenantsFile, check_tenants
+    from regions.runtime.config_file import load
+
+    places = config.regions.places if config.regions is not None else ()
+    return load(
+        path.parent / config.tenants.file,
+        TenantsFile,
+        {},
+        lambda file: check_tenants(file, config.indexes, places),
+    )
