@@ -119,9 +119,8 @@ async def _of(
         account = None if found is None else decode(found.value)
     except (LogUnavailable, DecodeError) as error:
         problem = str(error)
-    return {"tenant": tenant.id, "name": tenant.name, "home": str(home), "problem": problem} | (
-        {} if problem else _facts(budget.monthly_usd, account)
-    )
+    facts = {} if problem else _facts(budget.monthly_usd, account)
+    return {"tenant": tenant.id, "name": tenant.name, "home": str(home), "problem": problem, **facts}
 
 
 def _facts(budget_usd: float, found: "Account | None") -> Mapping[str, Any]:
