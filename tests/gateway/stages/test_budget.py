@@ -19,7 +19,7 @@ from gateway.errors import GatewayError, QuotaExceeded
 from gateway.messages import ChatRequest, RagMode
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import Route, Routes, Upstream
-from gateway.stages.base import ChatHandler, compose
+from gateway.stages.base import ChatHandler, Stage, compose
 from gateway.stages.budget import KeepToBudget, estimated_usd
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.metering import spent_usd
@@ -54,7 +54,10 @@ async def budgeted(made: Rig, registers: MemoryRegisters) -> AsyncIterator[tuple
     routes = Routes({"m": Route("m", [GPT])})
     degrade = DegradeToSnippets(SparseEncoder(word_rates()), lambda: 0.0)
     async with budgets.running():
-        stages = [degrade, KeepToBudget(budgets, routes, answer_tokens=100)]
+        stages: list[Stage[ChatRequest, EventStream]] = [
+            degrade,
+            KeepToBudget(budgets, routes, answer_tokens=100),
+        ]
         yield compose(stages, made.chain), budgets
 
 
@@ -173,18 +176,21 @@ async def test_where_an_excerpt_is_not_wanted_or_no_answer_it_is_a_refusal(
 async def test_fifty_callers_at_once_cost_no_more_than_the_budget() -> None:
     async with one() as (made, chat, budgets, _):
         limit = 20.5 * estimated_usd(grounded(max_tokens=1_000), [GPT], 100)
+        everybody = asyncio.Barrier(50)
         answers = await asyncio.gather(
-            *(asked(chat, within(limit), grounded(max_tokens=1_000)) for _ in range(50))
+            *(asked(chat, within(limit), grounded(max_tokens=1_000), everybody) for _ in range(50))
         )
         assert made.seen == [20]
         assert sum(answers) == 20
         assert spent(budgets) == pytest.approx(20 * USD)
 
 
-async def asked(chat: ChatHandler, ctx: RequestContext, asking: ChatRequest) -> bool:
-    """Whether a model answered; answers are begun and ended only when everybody has one."""
-    answered: EventStream = await chat(ctx, asking)
-    await asyncio.sleep(0.3)
+async def asked(
+    chat: ChatHandler, ctx: RequestContext, asking: ChatRequest, everybody: asyncio.Barrier
+) -> bool:
+    """Whether a model answered; the answer is read once everybody has one."""
+    answered = await chat(ctx, asking)
+    await everybody.wait()
     await text_of(answered)
     return answered.facts.degraded is None
 
