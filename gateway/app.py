@@ -44,6 +44,7 @@ from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.gate import Gate
 from gateway.stages.guarded_embedder import GuardedEmbedder
 from gateway.stages.ingest_text import IngestText
+from gateway.stages.metering import Record
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
 from gateway.tenants import Tenants, TenantsFile, check_tenants
@@ -92,7 +93,17 @@ async def run_gateway(
         telemetry.registry.register(SpanMetrics(tracing.spans))
         receipts = Receipts()
         observer = Observer(telemetry, log, receipts, lifecycle.wall_clock, tracing.tracer)
-        gateway = await _build(config, config_dir, telemetry, log, observer, tracing.tracer, stack)
+        ledger = await connect.ledger(
+            config,
+            config_dir,
+            worker,
+            resolve=lambda ref: config_file.resolve_secret(ref, config_dir, os.environ),
+            telemetry=telemetry,
+            log=log,
+            stack=stack,
+        )
+        record = None if ledger is None else ledger.record
+        gateway = await _build(config, config_dir, telemetry, log, observer, tracing.tracer, record, stack)
         operators_app = operators.application(
             telemetry.registry, gateway.is_ready, gateway.facts, receipts, _admin_key(config, config_dir)
         )
@@ -163,6 +174,7 @@ async def _build(
     log: structlog.stdlib.BoundLogger,
     observer: Observer,
     tracer: Tracer | None,
+    record: Record | None,
     stack: AsyncExitStack,
 ) -> Gateway:
     def resolve(ref: SecretRef) -> str:
@@ -173,7 +185,7 @@ async def _build(
         config.breakers, lambda name, state: log.warning("breaker", name=name, state=state.value)
     )
     state = await _build_state(config, resolve, breakers, log, stack)
-    path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest())
+    path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest(), record)
     build_chat = partial(_build_chat, resolve=resolve, path=path, state=state)
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     if state.budgets is not None:

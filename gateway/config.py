@@ -283,6 +283,19 @@ class ReplicatorConfig(Section):
         return self
 
 
+class LedgerConfig(Section):
+    dir: str = Field(
+        "ledger",
+        description="Where bills wait for the journal, and `meridian cost` keeps its view; beside this file;"
+        " writable, and kept from one start to the next.",
+    )
+    spool_bytes: int = Field(
+        64_000_000,
+        ge=100_000,
+        description="Bills of a process that may wait there while the journal is down; one takes about 300.",
+    )
+
+
 class RegionsConfig(Section):
     places: dict[str, RegionConfig] = Field(
         min_length=1, examples=[EXAMPLE_PLACES], description="Every region's log, by region."
@@ -293,6 +306,7 @@ class RegionsConfig(Section):
     reads: ReadsConfig = ReadsConfig()
     writes: WritesConfig = WritesConfig()
     replicator: ReplicatorConfig = ReplicatorConfig()
+    ledger: LedgerConfig = LedgerConfig()
 
 
 class LogConfig(Section):

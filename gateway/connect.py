@@ -1,18 +1,25 @@
 """Connects a process to the logs and registers of every region, as its configuration says."""
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
 
-from gateway.config import GatewayConfig
+from gateway import ledger as ledgers
+from gateway.config import GatewayConfig, RegionConfig
+from gateway.ledger import Ledger
+from gateway.spool import Spool
 from gateway.stages.nearest_read import Candidate
-from regions import logs, promotion, registers
+from gateway.telemetry import Telemetry
+from regions import journals, logs, promotion, registers
 from regions import replicas as replica_kinds
-from regions.errors import Conflict, LogError, LogUnavailable
+from regions.errors import ConfigError, ConfigProblem, Conflict, LogError, LogUnavailable
+from regions.journals.base import Journal
 from regions.live import Live, Place
 from regions.names import IndexName, RegionId
 from regions.registers.base import Registers
@@ -44,6 +51,53 @@ async def places(config: GatewayConfig, resolve: Resolve, stack: AsyncExitStack)
             with suppress(LogUnavailable):
                 await each.start()
     return made
+
+
+def journal(config: RegionConfig, region: str, name: str, resolve: Resolve) -> Journal:
+    """The journal of that name in a region, not started."""
+    own = config.journal_section()
+    module = plugins.find(journals, own.kind)
+    made: Journal = module.build(
+        module.Config(**own.own()), region=RegionId(region), name=name, resolve=resolve
+    )
+    return made
+
+
+async def ledger(
+    config: GatewayConfig,
+    directory: Path,
+    worker: int,
+    *,
+    resolve: Resolve,
+    telemetry: Telemetry,
+    log: structlog.stdlib.BoundLogger,
+    stack: AsyncExitStack,
+) -> Ledger | None:
+    """This process's ledger, at work until `stack` ends; None when no regions are configured.
+
+    Raises: ConfigError: its directory cannot be used.
+    """
+    if config.regions is None:
+        return None
+    kept = journal(config.regions.places[config.region], config.region, ledgers.NAME, resolve)
+    stack.push_async_callback(kept.close)
+    with suppress(LogUnavailable):
+        await kept.start()
+    place, own = directory / config.regions.ledger.dir, f"{worker}-{uuid.uuid4().hex[:12]}"
+    made = Ledger(
+        kept,
+        Spool(place, config.region, own, max_bytes=config.regions.ledger.spool_bytes),
+        telemetry=telemetry,
+        log=log,
+        wall_clock=lifecycle.wall_clock,
+    )
+    try:
+        return await stack.enter_async_context(made.running())
+    except OSError as error:
+        problem = ConfigProblem(
+            "regions.ledger.dir", f"{place} cannot be used: {error.strerror}", "name a writable directory"
+        )
+        raise ConfigError(str(place), [problem]) from error
 
 
 def replicas(

@@ -18,6 +18,7 @@ from gateway.policies.retry_budget import RetryBudget
 from gateway.providers.base import ChatProvider, Resolve
 from gateway.routes import Route, Routes, Upstream
 from gateway.stages.fallback import Fallback, OpenFor
+from gateway.stages.metering import Record
 from gateway.stages.pack import Pack
 from gateway.stages.scouts import Scouts
 from regions.runtime import plugins
@@ -26,8 +27,8 @@ from regions.runtime import plugins
 class LlmPath:
     """What a process knows of its LLM upstreams, and the chains that are built on it."""
 
-    def __init__(self, breakers: Breakers, fence_key: bytes) -> None:
-        self._breakers, self._fence_key = breakers, fence_key
+    def __init__(self, breakers: Breakers, fence_key: bytes, record: Record | None = None) -> None:
+        self._breakers, self._fence_key, self._record = breakers, fence_key, record
         self._health, self._budget = Health(), RetryBudget()
         self._scouts = Scouts(asyncio.get_running_loop().time)
         self._rng = Random()  # noqa: S311 - spreads load and retries, keeps no secret
@@ -47,6 +48,7 @@ class LlmPath:
             terms=terms,
             breakers=self._breakers,
             health=self._health,
+            record=self._record,
         )
         return routes, Fallback(
             routes,

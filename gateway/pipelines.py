@@ -24,6 +24,7 @@ from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.embed import Embed
 from gateway.stages.fresh_read import FreshRead
+from gateway.stages.metering import Record
 from gateway.stages.nearest_read import Candidate, NearestRead
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
@@ -68,9 +69,10 @@ def upstream(
     terms: Mapping[str, BreakerTerms],
     breakers: Breakers,
     health: Health,
+    record: Record | None = None,
 ) -> UpstreamHandler:
     """One call of one upstream in, its answer out: what the fallback chain asks again and again."""
-    return Attempt(providers, timers=timers, terms=terms, breakers=breakers, health=health)
+    return Attempt(providers, timers=timers, terms=terms, breakers=breakers, health=health, record=record)
 
 
 def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:

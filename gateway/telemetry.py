@@ -96,6 +96,12 @@ class Telemetry:
             buckets=DURATION_S,
             registry=registry,
         )
+        self.ledger_records = Counter(
+            "meridian_ledger_records",
+            "Bills of LLM calls, by what became of them: appended to the region's journal, or lost.",
+            ("outcome",),
+            registry=registry,
+        )
         self.in_flight = Gauge("meridian_in_flight", "Requests at work in this process.", registry=registry)
         self.waiting = Gauge(
             "meridian_queue_waiting",
@@ -118,6 +124,17 @@ class Telemetry:
 
     def count_shed(self, priority: Priority, why: StrEnum) -> None:
         self.shed.labels(priority, why).inc()
+
+    def watch_ledger(self, waiting: Callable[[], tuple[int, int]]) -> None:
+        """Show how many bills, and bytes of them on disk, the journal has not yet."""
+        for name, help_, place in (
+            ("meridian_ledger_queue", "Bills that wait for the region's journal.", 0),
+            ("meridian_ledger_spool_bytes", "What of them is on this machine's disk, in bytes.", 1),
+        ):
+            gauge = Gauge(name, help_, registry=self.registry)
+            gauge.set_function(lambda place=place: waiting()[place])  # type: ignore[misc]
+        for outcome in ("appended", "lost"):
+            self.ledger_records.labels(outcome)
 
     def watch_breakers(self, states: Callable[[], Mapping[str, StrEnum]]) -> None:
         """Show every breaker's state, as it is when somebody looks."""

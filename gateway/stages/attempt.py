@@ -19,7 +19,7 @@ from gateway.policies.health import Health
 from gateway.policies.timers import Expired, Timers, Watch
 from gateway.providers.base import ChatProvider, OpenedAnswer
 from gateway.stages.base import UpstreamCall
-from gateway.stages.metering import Metering
+from gateway.stages.metering import Metering, Record
 from gateway.stream import EventStream
 from gateway.wire.openai import encode_usage, open_choices
 from regions.runtime.tracing import entered
@@ -44,7 +44,9 @@ class Attempt:
         breakers: Breakers,
         health: Health,
         max_held_bytes: int = MAX_HELD_BYTES,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self._providers, self._timers, self._terms = providers, timers, terms
         self._breakers, self._health = breakers, health
         self._max_held_bytes = max_held_bytes
@@ -53,7 +55,7 @@ class Attempt:
         """Raises: CircuitOpen: nothing was sent. GatewayError: whatever became of asking it."""
         name, route = call.upstream.name, call.request.model
         permit = self._breakers.of(name, self._terms.get(route)).admit(ctx.clock())
-        meter = Metering(ctx, call, permit, self._health)
+        meter = Metering(ctx, call, permit, self._health, self._record)
         try:
             self._health.asking(call.upstream, call.prompt_tokens or 0)
             return await self._answer(ctx, call, meter)

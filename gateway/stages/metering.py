@@ -2,13 +2,17 @@
 
 The trail gets a note (the receipt), the breaker and the health of the upstream learn of it, and the answer's
 facts get usage and cost. An attempt that failed is no completion and its tokens are counted as nobody's
-answer; but what it had sent of one was made and will be billed by the provider, so its cost is kept.
+answer; but what it had sent of one was made and will be billed by the provider, so its cost is kept, and
+written down before its caller gets the answer's end.
 """
 
 import asyncio
 import math
+from collections.abc import Callable
+from typing import Final
 
-from gateway.catalogue import cost_usd
+from gateway.billing import Bill
+from gateway.catalogue import NANO, cost_nano_usd, cost_usd
 from gateway.context import ATTEMPT, RequestContext
 from gateway.errors import DeadlineExceeded, GatewayError
 from gateway.messages import AnswerFacts, ChatEvent, Usage
@@ -20,6 +24,12 @@ from gateway.spans import ChatSpan
 from gateway.stages.base import UpstreamCall
 from gateway.wire.rate_limits import RateLimits
 
+CHARS_A_TOKEN: Final = 4
+"""By the rule of thumb, when nobody has the time to count."""
+
+Record = Callable[[Bill], None]
+"""Writes down what an attempt came to, so that it is there after a kill -9."""
+
 
 def spent_usd(ctx: RequestContext) -> float:
     """What the attempts that have ended cost so far."""
@@ -29,8 +39,16 @@ def spent_usd(ctx: RequestContext) -> float:
 class Metering:
     """One attempt's meter. `facts` are those of its answer; its cost includes attempts that failed before."""
 
-    def __init__(self, ctx: RequestContext, call: UpstreamCall, permit: Permit, health: Health) -> None:
+    def __init__(
+        self,
+        ctx: RequestContext,
+        call: UpstreamCall,
+        permit: Permit,
+        health: Health,
+        record: Record | None = None,
+    ) -> None:
         self._ctx, self._call, self._permit, self._health = ctx, call, permit, health
+        self._record = record
         self._started_s = ctx.clock()
         self._before_usd = spent_usd(ctx)
         self._text: list[str] = []
@@ -95,29 +113,54 @@ class Metering:
         now_s = self._ctx.clock()
         outcome = self._judge(now_s)
         self._ctx.trail.took("llm_total", now_s - self._started_s)
-        if self._text and self.facts.usage is None:
-            self._bill(await self._estimated())
-        usage = self.facts.usage or Usage()
+        try:
+            if self._text and self.facts.usage is None:
+                self._bill(await self._estimated())
+        except asyncio.CancelledError:  # its caller has left for good, and owes all the same
+            self._bill(self._guessed())
+            raise
+        finally:
+            self._write_down(outcome, round((now_s - self._started_s) * 1000, 1))
+
+    def _write_down(self, outcome: str, ms: float) -> None:
+        """The receipt's note, the span, and the ledger's record."""
+        call, usage = self._call, self.facts.usage or Usage()
+        nano = cost_nano_usd(call.upstream.card, usage)
+        if self.span is not None:
+            self.span.settled(outcome, usage, nano / NANO)
         details: dict[str, object] = {}
         if isinstance(self._error, GatewayError):
             details["error"] = self._error.message
         if (token_ms := self._token_ms(usage)) is not None:
             details["token_ms"] = token_ms
-        usd = cost_usd(self._call.upstream.card, usage)
-        if self.span is not None:
-            self.span.settled(outcome, usage, usd)
         self._ctx.note(
             ATTEMPT,
-            route=self._call.request.model,
-            upstream=self._call.upstream.name,
-            model=self._call.upstream.model,
+            route=call.request.model,
+            upstream=call.upstream.name,
+            model=call.upstream.model,
             outcome=outcome,
-            ms=round((now_s - self._started_s) * 1000, 1),
-            cost_usd=usd,
+            ms=ms,
+            cost_usd=nano / NANO,
             input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
             **details,
         )
+        if self._record is not None:
+            self._record(
+                Bill(
+                    tenant=self._ctx.tenant.id,
+                    request_id=self._ctx.request_id,
+                    model=call.request.model,
+                    upstream=call.upstream.name,
+                    served=call.upstream.model,
+                    outcome=outcome,
+                    input_tokens=usage.input_tokens,
+                    cached_tokens=min(usage.cached_tokens, usage.input_tokens),
+                    output_tokens=usage.output_tokens,
+                    nano_usd=nano,
+                )
+            )
 
     def _token_ms(self, usage: Usage) -> float | None:
         """From one token to the next, on the mean over the answer; None: it came in one piece."""
@@ -161,6 +204,13 @@ class Metering:
         if chars > tokens.LONG_TEXT_CHARS:
             return await asyncio.to_thread(self._estimate, text)
         return self._estimate(text)
+
+    def _guessed(self) -> Usage:
+        """From lengths alone, at once."""
+        prompt = self._call.prompt_tokens
+        if prompt is None:
+            prompt = sum(len(turn.text) for turn in self._call.request.turns) // CHARS_A_TOKEN
+        return Usage(prompt, sum(map(len, self._text)) // CHARS_A_TOKEN)
 
     def _estimate(self, text: str) -> Usage:
         prompt = self._call.prompt_tokens

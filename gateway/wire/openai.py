@@ -179,9 +179,12 @@ def decode_usage(raw: Mapping[str, Any] | None) -> Usage | None:
     details = raw.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
     given, made = raw.get("prompt_tokens"), raw.get("completion_tokens")
+    hit, miss = raw.get("prompt_cache_hit_tokens"), raw.get("prompt_cache_miss_tokens")
+    if given is None and _is_count(hit) and _is_count(miss):
+        given = hit + miss
     if not (_is_count(given) and _is_count(made)):
         return None
-    cached = cached if _is_count(cached) else raw.get("prompt_cache_hit_tokens")
+    cached = cached if _is_count(cached) else hit
     return Usage(int(given), int(made), int(cached) if _is_count(cached) else 0)
 
 
