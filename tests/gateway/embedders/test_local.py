@@ -1,14 +1,13 @@
 """The embedded model: the right vectors, off the loop, questions first, bounded."""
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gateway.embedders.local import LOOK_AHEAD, Config, LocalEmbedder, choose_batch
+from gateway.embedders.local import Config, LocalEmbedder
 from gateway.errors import BadRequest, Overloaded, UpstreamTimeout, UpstreamUnavailable
 
 PASSAGE = "The Suez Canal connects the Mediterranean Sea to the Red Sea through the Isthmus of Suez. " * 6
@@ -88,7 +87,7 @@ async def test_closing_fails_what_waits_and_what_comes_later() -> None:
     embedder = LocalEmbedder(Config(), "test")
     await embedder.start()
     async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(_failure(embedder))
+        waiting = tasks.create_task(failure_of(embedder, [PASSAGE] * 60))
         await asyncio.sleep(0)
         tasks.create_task(embedder.close())
     assert isinstance(waiting.result(), UpstreamUnavailable)
@@ -96,14 +95,79 @@ async def test_closing_fails_what_waits_and_what_comes_later() -> None:
         await embedder.embed(["late"], kind="query", timeout_s=1)
 
 
-async def _failure(embedder: LocalEmbedder) -> UpstreamUnavailable:
+async def test_a_call_of_one_text_is_not_behind_all_of_a_large_one(embedder: LocalEmbedder) -> None:
+    finished: list[int] = []
+
+    async def embed(count: int) -> None:
+        await embedder.embed([PASSAGE] * count, kind="passage", timeout_s=60)
+        finished.append(count)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(embed(30))
+        await asyncio.sleep(0)
+        tasks.create_task(embed(1))
+    assert finished == [1, 30]
+
+
+async def test_a_text_that_breaks_the_model_fails_its_own_call_and_no_other(embedder: LocalEmbedder) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(embedder.embed([PASSAGE] * 8, kind="passage", timeout_s=60))
+        await asyncio.sleep(0)  # so that the next two wait, and come into one batch
+        broken = tasks.create_task(failure_of(embedder, ["a canal", "a lone surrogate \ud800"]))
+        whole = tasks.create_task(embedder.embed(["a sea", "a canal"], kind="passage", timeout_s=60))
+    assert isinstance(broken.result().__cause__, Exception)
+    assert broken.result().detail
+    assert np.linalg.norm(whole.result().vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_who_waits_for_a_thread_that_is_killed_is_told_and_who_comes_later_is_served(
+    embedder: LocalEmbedder,
+) -> None:
+    """Nothing that was taken is forgotten: every call ends, and none of the broken ones well."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [
+            tasks.create_task(failure_of(embedder, [PASSAGE] * 10)),
+            tasks.create_task(failure_of(embedder, [PASSAGE] * 5)),
+            tasks.create_task(failure_of(embedder, [PASSAGE] * 5)),
+        ]
+        await asyncio.sleep(0.05)  # it is at work on the first of them
+        kill(embedder)
+    assert all(isinstance(task.result(), UpstreamUnavailable) for task in waiting)
+    embedded = await embedder.embed([PASSAGE] * 5, kind="passage", timeout_s=30)
+    assert np.linalg.norm(embedded.vectors, axis=1) == pytest.approx([1] * 5, abs=1e-5)
+
+
+async def test_nothing_is_left_of_callers_that_leave_at_any_moment(embedder: LocalEmbedder) -> None:
+    """And those that stay get what they asked for, each its own."""
+    alone = [(await embedder.embed([text], kind="query", timeout_s=30)).vectors[0] for text in ("sea", "sun")]
+    async with asyncio.TaskGroup() as tasks:
+        leaving = [
+            tasks.create_task(embedder.embed([PASSAGE, "sea"], kind="passage", timeout_s=60))
+            for _ in range(8)
+        ]
+        staying = [
+            tasks.create_task(embedder.embed(["sea", PASSAGE, "sun"], kind="passage", timeout_s=60))
+            for _ in range(3)
+        ]
+        for task in leaving:
+            await asyncio.sleep(0.01)
+            task.cancel()
+    for task in staying:
+        vectors = task.result().vectors
+        assert vectors[0] @ alone[0] > 0.9999
+        assert vectors[2] @ alone[1] > 0.9999
+    assert not any(map(len, embedder._queues.values()))
+
+
+async def failure_of(embedder: LocalEmbedder, texts: list[str]) -> UpstreamUnavailable:
     with pytest.raises(UpstreamUnavailable) as failed:
-        await embedder.embed([PASSAGE] * 60, kind="passage", timeout_s=60)
+        await embedder.embed(texts, kind="passage", timeout_s=60)
     return failed.value
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=LOOK_AHEAD), st.integers(256, 2048))
-def test_a_batch_holds_the_oldest_text_and_fits_its_budget(lengths: list[int], budget: int) -> None:
-    chosen = choose_batch(lengths, budget)
-    assert 0 in chosen
-    assert max(min(256, lengths[at] // 4 + 2) for at in chosen) * len(chosen) <= budget
+def kill(embedder: LocalEmbedder) -> None:
+    """End its thread as nothing in it expects."""
+    assert embedder._thread is not None
+    ident = ctypes.c_ulong(embedder._thread.ident or 0)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit)) == 1
