@@ -3,10 +3,14 @@
 They stand in the tenants file, under a tenant or under one of its keys. A limit that is not set is none.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+PERIOD_S: Final = 60.0
+"""Of rates, in tenants' files and answers' headers."""
 
 
 class Operation(StrEnum):
@@ -89,3 +93,37 @@ class CacheRules(BaseModel):
     max_staleness_s: float = Field(
         0, ge=0, description="How long an answer may outlive a change of its namespace; 0: not at all."
     )
+
+
+class Resource(StrEnum):
+    """What is limited, by the names that answers' headers have for it."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """So much a minute. `key` tells buckets apart; `whose` is for people, such as "this key"."""
+
+    key: str
+    resource: Resource
+    whose: str
+    per_min: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.resource.value} per minute of {self.whose}"
+
+    @property
+    def per_s(self) -> float:
+        return self.per_min / PERIOD_S
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A quota after it was asked: how much is left, and seconds until it is full."""
+
+    quota: Quota
+    remaining: int
+    reset_s: float

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from gateway import connect, embedders, pipelines
+from gateway.admission import Admission
 from gateway.budget_metrics import BudgetMetrics
 from gateway.budgets import Budgets
 from gateway.config import GatewayConfig, ServerConfig
@@ -30,6 +31,7 @@ from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
 from gateway.embedders.base import Embedder
 from gateway.generations import Generation, Generations
+from gateway.limits import build_admission, build_store
 from gateway.llm import LlmPath
 from gateway.logs import make_logger
 from gateway.observe import Observer
@@ -186,7 +188,9 @@ async def _build(
     )
     state = await _build_state(config, resolve, breakers, log, stack)
     path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest(), record)
-    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state)
+    store = build_store(config, resolve, breakers, stack)
+    admission = await build_admission(config, store, telemetry, log, stack)
+    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state, admission=admission)
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     if state.budgets is not None:
         telemetry.registry.register(BudgetMetrics(state.budgets.spending))
@@ -201,6 +205,7 @@ async def _build(
             observer=observer,
             tracer=tracer,
             body_limit_bytes=config.server.body_limit_bytes,
+            admission=admission,
             gate=_build_gate(config.server, telemetry),
             deadline_s=config.server.deadline_s,
             clock=asyncio.get_running_loop().time,
@@ -208,7 +213,7 @@ async def _build(
         openai=OpenAIFace(
             region=config.region,
             chat=chat,
-            embed=pipelines.embed(state.embedders),
+            embed=pipelines.embed(state.embedders, admission),
             models=lambda: [*chat.models, *state.embedders],
             created=int(lifecycle.wall_clock()),
             keepalive_s=config.server.keepalive_s,
@@ -239,7 +244,7 @@ def _build_gate(server: ServerConfig, telemetry: Telemetry) -> Gate:
 
 
 async def _build_chat(
-    config: GatewayConfig, *, resolve: Resolve, path: LlmPath, state: "_State"
+    config: GatewayConfig, *, resolve: Resolve, path: LlmPath, state: "_State", admission: Admission
 ) -> Generation:
     """Raises: ConfigError: a secret that a model needs is not there."""
     async with AsyncExitStack() as stack:
@@ -249,6 +254,7 @@ async def _build_chat(
             indexes=config.indexes,
             rag=config.rag,
             routes=routes,
+            admission=admission,
             degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
             budgets=state.budgets,
             fallback=fallback,

@@ -8,8 +8,9 @@ own `Config`.
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gateway.catalogue import SEED_MODELS, ModelCard
 from gateway.policies.blend import DENSE_WEIGHT
@@ -18,7 +19,7 @@ from gateway.policies.timers import Timers
 from gateway.routes import Tier
 from regions import journals, registers
 from regions.runtime import plugins
-from regions.runtime.config_file import SecretRef
+from regions.runtime.config_file import SecretRef, is_reference
 from regions.runtime.tracing_config import TracingConfig
 
 MIB = 1024 * 1024
@@ -108,6 +109,29 @@ class ServerConfig(Section):
         15, gt=0, description="How long a request's line and headers may take to arrive."
     )
     drain_s: float = Field(30, ge=0, description="How long SIGTERM waits for answers that are under way.")
+
+
+class RedisConfig(Section):
+    url: str = Field(
+        examples=["redis://127.0.0.1:6379/0"],
+        description="redis://, rediss:// or unix://; env:NAME or file:PATH when it holds a password.",
+    )
+    timeout_ms: int = Field(
+        20, ge=1, le=1000, description="Each call's time, once; after that this process decides alone."
+    )
+    connections: int = Field(64, ge=1, le=1024, description="Of one process, at most.")
+    prefix: str = Field("meridian", pattern=r"^[a-zA-Z0-9_.-]{1,64}$", description="Of every key.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if is_reference(url):
+            return url
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("is no redis://, rediss:// or unix://, and no env:NAME or file:PATH")
+        if urlsplit(url).password is not None or "password=" in url:
+            raise ValueError("holds a password: say where the whole URL is, as env:NAME or file:PATH")
+        return url
 
 
 class TenantsConfig(Section):
@@ -366,6 +390,11 @@ class GatewayConfig(Section):
         default_factory=dict,
         examples=[{"our-own-model": {"input_usd": 0.1, "output_usd": 0.4, "window_tokens": 32_000}}],
         description="Prices and windows beside the built-in ones.",
+    )
+    redis: RedisConfig | None = Field(
+        None,
+        examples=[{"url": "redis://127.0.0.1:6379/0"}],
+        description="What the region's gateways count limits in together; without it each counts alone.",
     )
     rag: RagConfig = RagConfig()
     breakers: BreakerTerms = BreakerTerms()

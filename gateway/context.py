@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.allowances import Priority
+from gateway.allowances import Priority, Resource, Standing
 from gateway.errors import DeadlineExceeded
 from gateway.tenants import Tenant, TenantKey
 from regions.positions import NO_LSN, Lsn
@@ -64,6 +64,7 @@ class RequestContext:
     `floor` and `max_staleness_s` are what the caller's reads accept (None: the gateway's default), `ack` is
     what its writes wait for: "", "applied", or "region=…". `is_whole`: a stream is given out only once it is
     complete. `complexity` is the caller's hint to the route, "" for none. `key` is the one that was shown.
+    `standings` are its limits as they were last counted, the tightest of each kind.
     """
 
     request_id: str
@@ -80,6 +81,7 @@ class RequestContext:
     complexity: str = ""
     key: TenantKey | None = None
     priority: Priority = Priority.INTERACTIVE
+    standings: dict[Resource, Standing] = field(default_factory=dict)
 
     def elapsed_s(self) -> float:
         return self.clock() - self.started_s

@@ -5,6 +5,7 @@ The order is the design. Stages that arrive later have their place marked by the
 
 from collections.abc import Mapping, Sequence
 
+from gateway.admission import Admission
 from gateway.budgets import Budgets
 from gateway.config import IndexConfig, RagConfig, RegionsConfig
 from gateway.embedders.base import Embedded, Embedder
@@ -26,6 +27,7 @@ from gateway.stages.embed import Embed
 from gateway.stages.fresh_read import FreshRead
 from gateway.stages.metering import Record
 from gateway.stages.nearest_read import Candidate, NearestRead
+from gateway.stages.rate_limit import RateLimit, RateLimitEmbed
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
 from regions.fences import Fences
@@ -42,6 +44,7 @@ def chat(
     indexes: Mapping[str, IndexConfig],
     rag: RagConfig,
     routes: Routes,
+    admission: Admission,
     degrade: DegradeToSnippets,
     budgets: Budgets | None,
     fallback: ChatHandler,
@@ -49,8 +52,9 @@ def chat(
     """A conversation in, an answer that has begun out."""
     stages: list[Stage[ChatRequest, EventStream]] = [
         CheckModel(routes),  # an unknown model is the caller's 404, before anything is spent on it
-        # Limits and the prompt cache stand here: before retrieval, so that a refusal or a hit costs no
-        # embedding and no query.
+        # Before retrieval, so that a refusal costs no embedding and no query.
+        RateLimit(admission, answer_tokens=rag.answer_tokens, top_k=rag.top_k),
+        # The prompt cache stands here, for the same reason.
         Retrieval(search, indexes, rag),
         Cite(),  # outside Degrade, so that excerpts are cited like a model's answer
         degrade,  # around the whole chain, so that it stands in for every way in which generation can fail
@@ -75,9 +79,9 @@ def upstream(
     return Attempt(providers, timers=timers, terms=terms, breakers=breakers, health=health, record=record)
 
 
-def embed(embedders: Mapping[str, Embedder]) -> Handler[EmbedRequest, Embedded]:
+def embed(embedders: Mapping[str, Embedder], admission: Admission) -> Handler[EmbedRequest, Embedded]:
     """Texts in, vectors out."""
-    return Embed(embedders)
+    return compose([RateLimitEmbed(admission)], Embed(embedders))
 
 
 def reads_and_writes(

@@ -116,6 +116,24 @@ class Telemetry:
             registry=registry,
         )
 
+        self.refused = Counter(
+            "meridian_limited",
+            "Requests refused by a tenant's limit: requests, tokens, concurrent.",
+            ("tenant", "limit"),
+            registry=registry,
+        )
+
+    def watch_limits(self, is_shared: Callable[[], bool], sharers: Callable[[], int]) -> None:
+        """Show whether limits are counted with other processes, and among how many they are shared."""
+        shared = Gauge(
+            "meridian_limits_shared",
+            "Whether limits are counted in the shared store: 1, or by this process alone: 0.",
+            registry=self.registry,
+        )
+        shared.set_function(lambda: float(is_shared()))
+        among = Gauge("meridian_limits_processes", "Processes that share the limits.", registry=self.registry)
+        among.set_function(lambda: float(sharers()))
+
     def watch_gate(self, held: Callable[[], int], waiting: Callable[[], Mapping[Priority, int]]) -> None:
         """Show how many requests hold a slot and how many wait, as it is when somebody looks."""
         self.in_flight.set_function(held)

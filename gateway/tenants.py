@@ -191,16 +191,19 @@ class Tenants:
 
     def __init__(self, file: TenantsFile, pepper: bytes) -> None:
         self._pepper = pepper
-        self._by_digest: Mapping[str, Tenant] = {
-            key.digest: tenant for tenant in file.tenants for key in tenant.keys
+        self._by_digest: Mapping[str, tuple[Tenant, TenantKey]] = {
+            key.digest: (tenant, key) for tenant in file.tenants for key in tenant.keys
         }
 
-    def authenticate(self, key: str | None) -> Tenant:
-        """Raises: Unauthenticated: no key, or one that belongs to nobody."""
+    def authenticate(self, key: str | None) -> tuple[Tenant, TenantKey]:
+        """Whose key this is, and which of theirs.
+
+        Raises: Unauthenticated: no key, or one that belongs to nobody.
+        """
         if not key:
             raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'Api-Key: …'")
         digest = digest_key(key[:MAX_KEY_LENGTH], self._pepper)
-        tenant = self._by_digest.get(digest)
-        if tenant is None or not any(hmac.compare_digest(digest, k.digest) for k in tenant.keys):
+        found = self._by_digest.get(digest)
+        if found is None or not hmac.compare_digest(digest, found[1].digest):
             raise Unauthenticated("this API key belongs to no tenant of this gateway")
-        return tenant
+        return found

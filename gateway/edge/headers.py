@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gateway.allowances import Priority
 from gateway.errors import BadRequest
 from gateway.messages import Complexity
 from regions.positions import NO_LSN, Lsn, parse_lsn
@@ -13,6 +14,8 @@ from regions.positions import NO_LSN, Lsn, parse_lsn
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _DEADLINE_MS: Final = re.compile(r"[1-9][0-9]{0,6}")
 _COMPLEXITIES: Final = frozenset(Complexity)
+_PRIORITIES: Final = [*Priority]
+"""The first to be served first."""
 _STALENESS_S: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
 
@@ -69,3 +72,13 @@ def complexity(request: web.Request) -> str:
     if asked and asked not in _COMPLEXITIES:
         raise BadRequest(f"x-meridian-complexity: expected one of {', '.join(Complexity)}")
     return asked
+
+
+def priority(request: web.Request, most: Priority) -> Priority:
+    """The class the caller puts its request in, never above its tenant's own."""
+    asked = request.headers.get("x-meridian-priority")
+    if asked is None:
+        return most
+    if asked not in _PRIORITIES:
+        raise BadRequest(f"x-meridian-priority: expected one of {', '.join(Priority)}")
+    return max(most, Priority(asked), key=_PRIORITIES.index)

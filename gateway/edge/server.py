@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 import aiohttp
 from aiohttp import web
 
+from gateway import admission
+from gateway.admission import Admission
 from gateway.allowances import Priority
 from gateway.context import RequestContext
 from gateway.edge import headers, render
@@ -26,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.observe import Observer
 from gateway.stages.gate import Gate
-from gateway.tenants import Tenant, Tenants
+from gateway.tenants import Tenant, TenantKey, Tenants
 from regions.runtime import trace_context, tracing
 from regions.runtime.tracing import Attributes, Kind, Trace, Tracer, entered
 
@@ -56,6 +58,7 @@ class Edge:
         tenants: Tenants,
         observer: Observer,
         body_limit_bytes: int,
+        admission: Admission,
         gate: Gate,
         deadline_s: float,
         clock: Callable[[], float],
@@ -63,7 +66,7 @@ class Edge:
     ) -> None:
         self._tracer = tracer
         self._region, self._tenants, self._observer = region, tenants, observer
-        self._body_limit_bytes, self._gate = body_limit_bytes, gate
+        self._body_limit_bytes, self._admission, self._gate = body_limit_bytes, admission, gate
         self._deadline_s, self._clock = deadline_s, clock
         self.in_flight = 0  # what waits for a slot is counted too: a drain waits for it
         self._idle = asyncio.Event()
@@ -72,7 +75,9 @@ class Edge:
 
     def application(self) -> web.Application:
         """An application whose every route is guarded; add routes to it."""
-        return web.Application(middlewares=[self._guard], client_max_size=self._body_limit_bytes)
+        app = web.Application(middlewares=[self._guard], client_max_size=self._body_limit_bytes)
+        app.on_response_prepare.append(_tell_limits)
+        return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,18 +100,9 @@ class Edge:
         failure: BaseException | None = None
         self._enter()
         try:
-            # Stages keep to the deadline by themselves and a stream says so when it passes; this is for
-            # what does not, such as a caller that stops reading.
-            async with (
-                asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S),
-                self._gate.slot(ctx.tenant, ctx.priority, ctx.deadline_s) as waited_s,
-            ):
-                if waited_s > 0:
-                    ctx.trail.took("queue", waited_s)
-                response = self._finish(await handler(request), ctx.request_id)
-                tracing.note(http__response__status_code=response.status)
-                await response.prepare(request)
-                await response.write_eof()  # its slot is held until the last byte is out of our hands
+            with self._admission.under_way(ctx):
+                await self._admission.enter(ctx)
+                response = await self._at_work(request, handler, ctx)
             failure = request.get(FAILURE)
         except ConnectionError as error:
             failure = error  # the caller's connection: those behind us are translated in their adapters
@@ -126,10 +122,28 @@ class Edge:
             self._observer.ended(ctx, call, failure)
         return self._finish(response, ctx.request_id)
 
+    async def _at_work(
+        self, request: web.Request, handler: Handler, ctx: RequestContext
+    ) -> web.StreamResponse:
+        """Wait for a slot, and hold it until the answer's last byte is out of our hands."""
+        # Stages keep to the deadline by themselves and a stream says so when it passes; this is for what does
+        # not, such as a caller that stops reading.
+        async with (
+            asyncio.timeout_at(ctx.deadline_s + BACKSTOP_S),
+            self._gate.slot(ctx.tenant, ctx.priority, ctx.deadline_s) as waited_s,
+        ):
+            if waited_s > 0:
+                ctx.trail.took("queue", waited_s)
+            response = self._finish(await handler(request), ctx.request_id)
+            tracing.note(http__response__status_code=response.status)
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+
     def _admit(self, request: web.Request, dialect: str, request_id: str) -> RequestContext:
         if self.draining:
             raise Draining("this gateway is shutting down", retry_after_s=1)
-        now_s, tenant = self._clock(), self._authenticate(request)
+        now_s, (tenant, key) = self._clock(), self._authenticate(request)
         return RequestContext(
             request_id=request_id,
             tenant=tenant,
@@ -140,12 +154,13 @@ class Edge:
             floor=headers.floor(request),
             max_staleness_s=headers.max_staleness_s(request),
             ack=headers.ack(request),
+            key=key,
             priority=_priority(request, tenant),
             is_whole=headers.is_whole(request),
             complexity=headers.complexity(request),
         )
 
-    def _authenticate(self, request: web.Request) -> Tenant:
+    def _authenticate(self, request: web.Request) -> tuple[Tenant, TenantKey]:
         authorization = request.headers.get("Authorization", "")
         scheme, _, token = authorization.partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else None
@@ -209,8 +224,17 @@ def call_of(request: web.Request) -> str:
 
 
 def _priority(request: web.Request, tenant: Tenant) -> Priority:
-    """The tenant's, but for text ingestion, which may always be sent again later."""
-    return Priority.INGESTION if call_of(request).endswith(TEXT_UPSERT) else tenant.priority
+    """What the caller asks for, if its tenant may; text ingestion is last: it may always be sent again."""
+    if call_of(request).endswith(TEXT_UPSERT):
+        return Priority.INGESTION
+    return headers.priority(request, tenant.priority)
+
+
+async def _tell_limits(request: web.Request, response: web.StreamResponse) -> None:
+    """On every answer that begins, a stream's too, how its caller stands."""
+    ctx = request.get(CONTEXT)
+    if ctx is not None:
+        response.headers.update(admission.headers(ctx))
 
 
 def context_of(request: web.Request) -> RequestContext:

@@ -17,8 +17,8 @@ from gateway.context import RequestContext
 from gateway.errors import BadRequest, CircuitOpen, GatewayError, HomeUnavailable, WriteOutcomeUnknown
 from gateway.messages import Written
 from gateway.policies.breaker import Breakers
+from gateway.policies.guard import Blame, guarded
 from gateway.stages import nearest_read
-from gateway.stages.guard import Blame, guarded
 from gateway.stages.nearest_read import Read, Served
 from regions import change_codec
 from regions.changes import Body, Change, UpdateByFilter, Write

@@ -13,7 +13,7 @@ from gateway.context import RequestContext
 from gateway.errors import UpstreamUnavailable
 from gateway.messages import Written
 from gateway.policies.breaker import Breakers
-from gateway.stages.guard import guarded
+from gateway.policies.guard import guarded
 from gateway.stages.nearest_read import Candidate, blame, refusal
 from regions.changes import Write
 from regions.errors import ReplicaRejected, ReplicaUnavailable

@@ -17,7 +17,7 @@ from gateway.context import RequestContext
 from gateway.errors import BadRequest, ReplicaBehind, RetrievalUnavailable, Superseded
 from gateway.messages import Source
 from gateway.policies.breaker import Breaker, Breakers
-from gateway.stages.guard import guarded
+from gateway.policies.guard import guarded
 from gateway.stages.nearest_read import (
     Candidate,
     Read,

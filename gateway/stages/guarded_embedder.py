@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from gateway.embedders.base import Embedded, Embedder, Kind
 from gateway.errors import CircuitOpen, Fault, GatewayError
 from gateway.policies.breaker import Breaker, Breakers
-from gateway.stages.guard import Blame, guarded
+from gateway.policies.guard import Blame, guarded
 from regions.runtime import tracing
 
 

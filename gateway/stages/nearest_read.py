@@ -17,7 +17,7 @@ from gateway.context import RequestContext
 from gateway.errors import BadRequest, Conflict, GatewayError, NotFound, RetrievalUnavailable
 from gateway.messages import Source
 from gateway.policies.breaker import Breaker, Breakers
-from gateway.stages.guard import Blame, guarded
+from gateway.policies.guard import Blame, guarded
 from regions.errors import ReplicaRejected, ReplicaUnavailable
 from regions.names import IndexName, NamespaceRef, RegionId
 from regions.positions import NO_LSN, Lsn
