@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication retrieval kill-node faults sim chaos lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim chaos lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,16 @@ lint: $(VENV)/.dev  ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: bench-node bench-log bench-replication retrieval  ## Run every benchmark
+bench: bench-node bench-log bench-replication bench-telemetry retrieval  ## Run every benchmark
 
 bench-node: $(VENV)/.dev  ## Recall, speed and size of the node: 100,000 x 384
 	@$(BIN)/python -m bench.node $(ARGS)
 
 bench-log: $(VENV)/.dev  ## Appends and reads of the change log on one server
 	@$(BIN)/python -m bench.log $(ARGS)
+
+bench-telemetry: $(VENV)/.dev  ## CPU a request with metrics, logs, traces at 1% and 100%
+	@$(BIN)/python -m bench.telemetry $(ARGS)
 
 bench-replication: $(VENV)/.dev  ## How late replicas are under sustained writes
 	@$(BIN)/python -m bench.replication $(ARGS)
