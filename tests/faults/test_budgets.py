@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import structlog
 import yaml
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from gateway.allowances import Budget
@@ -19,11 +21,14 @@ from gateway.budgets import ASK_S, UNREACHABLE, Budgets
 from gateway.cli import _app
 from gateway.errors import QuotaExceeded
 from gateway.policies.budget import Account, decode, key_of
+from regions.errors import ConfigError
 from regions.names import RegionId
 from regions.registers.jetstream import Config, JetStreamRegisters
 from regions.runtime import lifecycle
 from tests.contracts.nats_process import NatsProcess
+from tests.fakes.provider import ScriptedProvider
 from tests.fakes.relay import Relay
+from tests.gateway.running import TENANT, running_gateway, tenants_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -171,3 +176,59 @@ async def meridian(*args: str) -> str:
     done = await asyncio.to_thread(CliRunner().invoke, _app(args[0]), args)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+async def test_a_gateway_answers_within_the_budget_and_refuses_beyond_it(
+    home: NatsProcess, tmp_path: Path
+) -> None:
+    provider = ScriptedProvider()
+    write_tenants(tmp_path, {"monthly_usd": 0.002, "over": "refuse"})
+    async with TestServer(provider.application()) as server:
+        upstream = {"kind": "openai", "model": "gpt-4o", "base_url": str(server.make_url("/v1"))}
+        place = {"log": {"kind": "jetstream", "urls": [home.url]}}
+        config = {
+            "models": {"m": {"upstreams": [upstream]}},
+            "regions": {"places": {str(US): place}},
+        }
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
+        async with running_gateway(tmp_path, config) as made:
+            statuses = []
+            while 429 not in statuses:
+                async with made.session.post(f"{made.url}/v1/chat/completions", json=body) as response:
+                    statuses.append(response.status)
+                    told = await response.json()
+            async with made.session.get(f"{made.operators_url}/metrics") as response:
+                metrics = await response.text()
+    assert told["error"]["type"] == told["error"]["code"] == "insufficient_quota"
+    assert statuses == [*[200] * len(provider.seen), 429]
+    assert 4 <= len(provider.seen) <= 6, "each costs USD 0.00035"
+    assert f'meridian_budget_usd{{tenant="{TENANT}"}} 0.002' in metrics
+    assert f'meridian_budget_refusals_total{{reason="budget",tenant="{TENANT}"}} 1.0' in metrics
+    assert (await account(home.url, TENANT)).counted_usd == pytest.approx(len(provider.seen) * 0.00035)
+
+
+@pytest.mark.parametrize("places", [{}, {"regions": {"places": {"us-east": None}}}])
+async def test_a_budget_without_a_place_for_its_account_stops_the_start(
+    home: NatsProcess, tmp_path: Path, places: dict[str, Any]
+) -> None:
+    write_tenants(tmp_path, {"monthly_usd": 1, "home": "nowhere"})
+    for each in places.values():
+        each["places"]["us-east"] = {"log": {"kind": "jetstream", "urls": [home.url]}}
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with running_gateway(tmp_path, places):
+            raise AssertionError("it serves")
+    (problem,) = leaves(raised.value)
+    assert isinstance(problem, ConfigError)
+    assert "tenants.0.budget" in str(problem)
+
+
+def write_tenants(directory: Path, budget: dict[str, Any]) -> None:
+    tenants_file(directory)
+    tenants = yaml.safe_load((directory / "tenants.yaml").read_text())
+    tenants["tenants"][0]["budget"] = budget
+    (directory / "tenants.yaml").write_text(yaml.safe_dump(tenants))
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found = [leaves(e) if isinstance(e, BaseExceptionGroup) else [e] for e in group.exceptions]
+    return [each for some in found for each in some]
