@@ -103,7 +103,7 @@ class Budgets:
     async def reserve(self, tenant: str, budget: Budget, estimate_usd: float, *, wait_s: float) -> Held:
         """Set an estimate aside, waiting for a lease when there is need. Raises: QuotaExceeded."""
         kept = self._of(tenant, budget)
-        kept.budget_usd, kept.used_s = budget.monthly_usd, asyncio.get_running_loop().time()
+        kept.used_s = asyncio.get_running_loop().time()
         now_s = self._now(kept.home)
         held = kept.purse.reserve(estimate_usd, now_s)
         if held is None:
@@ -111,6 +111,12 @@ class Budgets:
         if kept.purse.is_low:
             kept.asked.set()
         return held
+
+    def check(self, tenant: str, budget: Budget, estimate_usd: float) -> None:
+        """Raises: QuotaExceeded: it is known, without asking anyone, that there is no money for it."""
+        kept = self._of(tenant, budget)
+        if estimate_usd > kept.purse.room_usd and self._is_known_to_lack(kept, estimate_usd):
+            raise self._refused(kept)
 
     def known_ratio(self, tenant: str, budget: Budget) -> float:
         """What is known to be spent, as a part of the budget."""
@@ -140,6 +146,7 @@ class Budgets:
             purse = Purse(self._holder, self._region, self._terms)
             kept = self._kept[tenant, home] = _Kept(tenant, home, purse, budget.monthly_usd)
             kept.task = self._keepers.create_task(self._keep(kept))
+        kept.budget_usd = budget.monthly_usd  # it may have changed since
         return kept
 
     async def _reserve_more(self, kept: "_Kept", estimate_usd: float, wait_s: float) -> Held:
@@ -154,9 +161,7 @@ class Budgets:
                     return held
         finally:
             del kept.waiting[waiter]
-        refusal = self._refusal(kept, is_late=is_late)
-        kept.refusals[refusal.reason] += 1
-        raise refusal
+        raise self._refused(kept, is_late=is_late)
 
     def _is_known_to_lack(self, kept: "_Kept", estimate_usd: float) -> bool:
         """Whether asking the account now would be of no use."""
@@ -166,6 +171,11 @@ class Budgets:
         is_this_month = purse.month >= policy.month_of(self._now(kept.home))
         is_fresh = age_s < REFUSED_S and kept.seen_budget_usd == kept.budget_usd and is_this_month
         return is_fresh and estimate_usd > purse.room_usd + purse.left_usd
+
+    def _refused(self, kept: "_Kept", *, is_late: bool = False) -> QuotaExceeded:
+        refusal = self._refusal(kept, is_late=is_late)
+        kept.refusals[refusal.reason] += 1
+        return refusal
 
     def _refusal(self, kept: "_Kept", *, is_late: bool) -> QuotaExceeded:
         if is_late or not kept.is_home_up:

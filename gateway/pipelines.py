@@ -3,7 +3,7 @@
 The order is the design. Stages that arrive later have their place marked by the sentence that says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway.admission import Admission
 from gateway.budgets import Budgets
@@ -19,7 +19,7 @@ from gateway.stages.append_write import AppendWrite
 from gateway.stages.apply_write import ApplyWrite
 from gateway.stages.attempt import Attempt
 from gateway.stages.base import ChatHandler, Handler, Stage, UpstreamHandler, compose
-from gateway.stages.budget import KeepToBudget
+from gateway.stages.budget import KeepToBudget, TurnAway
 from gateway.stages.check_model import CheckModel
 from gateway.stages.cite import Cite
 from gateway.stages.degrade import DegradeToSnippets
@@ -34,6 +34,7 @@ from regions.fences import Fences
 from regions.live import Live
 from regions.names import IndexName
 
+ChatStage = Stage[ChatRequest, EventStream]
 Reads = NearestRead | FreshRead
 Writes = ApplyWrite | AppendWrite
 
@@ -50,20 +51,25 @@ def chat(
     fallback: ChatHandler,
 ) -> ChatHandler:
     """A conversation in, an answer that has begun out."""
-    stages: list[Stage[ChatRequest, EventStream]] = [
+    stages: list[ChatStage] = [
         CheckModel(routes),  # an unknown model is the caller's 404, before anything is spent on it
         # Before retrieval, so that a refusal costs no embedding and no query.
         RateLimit(admission, answer_tokens=rag.answer_tokens, top_k=rag.top_k),
-        # The prompt cache stands here, for the same reason.
+        # The prompt cache stands here, for the same reason: what it answers needs no budget.
+        *_if(budgets, lambda b: TurnAway(b, routes, answer_tokens=rag.answer_tokens)),
         Retrieval(search, indexes, rag),
         Cite(),  # outside Degrade, so that excerpts are cited like a model's answer
         degrade,  # around the whole chain, so that it stands in for every way in which generation can fail
-    ]
-    if budgets is not None:
         # Right before the models: a hit or an excerpt costs nothing, and passages are known by then.
-        stages.append(KeepToBudget(budgets, routes, answer_tokens=rag.answer_tokens))
+        *_if(budgets, lambda b: KeepToBudget(b, routes, answer_tokens=rag.answer_tokens)),
+    ]
     # The chain fits the passages into the window of each upstream that it asks: `upstream` below.
     return compose(stages, fallback)
+
+
+def _if(budgets: Budgets | None, make: Callable[[Budgets], ChatStage]) -> list[ChatStage]:
+    """A stage that is there only where budgets are kept."""
+    return [] if budgets is None else [make(budgets)]
 
 
 def upstream(

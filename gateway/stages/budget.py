@@ -1,21 +1,23 @@
-"""KeepToBudget: set aside what an answer may cost before a model is asked, and settle what it cost.
+"""Budgets in the chat pipeline: what an answer may cost is set aside before a model is asked, then settled.
 
-It stands right before the models, inside Degrade: what is answered from memory or from excerpts costs nothing
-and needs no budget, and by then the passages are known that the prompt will have.
+`KeepToBudget` stands right before the models, inside Degrade: what is answered from memory or from excerpts
+costs nothing and needs no budget, and by then the passages are known that the prompt will have. `TurnAway`
+stands before retrieval, so that somebody who is refused again and again costs no embedding and no query.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.allowances import Budget, OverBudget
 from gateway.budgets import Budgets
 from gateway.catalogue import cost_usd
 from gateway.context import RequestContext
 from gateway.errors import QuotaExceeded
-from gateway.messages import ChatRequest, Complexity, Usage
+from gateway.messages import ChatRequest, Complexity, RagMode, Usage
 from gateway.routes import Routes, Upstream
 from gateway.stages.base import ChatHandler
-from gateway.stages.fallback import EXCERPT_RESERVE_S
+from gateway.stages.fallback import EXCERPT_RESERVE_S, may_excerpt
 from gateway.stages.metering import spent_usd
 from gateway.stream import EventStream
 
@@ -23,6 +25,26 @@ BYTES_A_TOKEN: Final = 3
 """Of a prompt: English has more, so an estimate is rather high; a Chinese character has three."""
 PASSAGE_BYTES: Final = 100
 """About what the fence and the title of a passage add."""
+
+
+class TurnAway:
+    """Refuse at once whom the budget is known to refuse later, and who would get no excerpt either."""
+
+    def __init__(self, budgets: Budgets, routes: Routes, *, answer_tokens: int) -> None:
+        self._budgets, self._routes, self._answer_tokens = budgets, routes, answer_tokens
+
+    async def __call__(
+        self, ctx: RequestContext, request: ChatRequest, call_next: ChatHandler
+    ) -> EventStream:
+        """Raises: QuotaExceeded."""
+        budget = ctx.tenant.budget
+        if budget is not None and not gets_excerpt(request, budget):
+            # Without the passages this is less than it will be.
+            upstreams = self._routes.find(request.model).upstreams
+            least_usd = estimated_usd(request, upstreams, self._answer_tokens)
+            if least_usd and request.mode is not RagMode.SNIPPETS:
+                self._budgets.check(ctx.tenant.id, budget, least_usd)
+        return await call_next(ctx, request)
 
 
 class KeepToBudget:
@@ -60,6 +82,11 @@ class KeepToBudget:
             settle(error)
             raise
         return answer.tap(settle)
+
+
+def gets_excerpt(request: ChatRequest, budget: Budget) -> bool:
+    """Whether a request beyond the budget is answered with an excerpt, if there is anything to cite."""
+    return budget.over is OverBudget.SNIPPETS and may_excerpt(request)
 
 
 def estimated_usd(request: ChatRequest, upstreams: Sequence[Upstream], answer_tokens: int) -> float:

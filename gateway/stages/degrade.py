@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.allowances import OverBudget
 from gateway.context import RequestContext
 from gateway.errors import (
     AnswerUnavailable,
@@ -34,7 +33,8 @@ from gateway.policies.snippets import FROM_PASSAGES, compose_snippets
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import SNIPPETS
 from gateway.stages.base import ChatHandler
-from gateway.stages.fallback import EXCERPT_RESERVE_S, may_excerpt
+from gateway.stages.budget import gets_excerpt
+from gateway.stages.fallback import EXCERPT_RESERVE_S
 from gateway.stages.metering import spent_usd
 from gateway.stages.search_text import MAX_QUERY_CHARS
 from gateway.stream import EventStream
@@ -83,8 +83,7 @@ class DegradeToSnippets:
             return await self._excerpt(ctx, request, reason_of(error, ctx.deadline_s - ctx.clock()))
         except QuotaExceeded as error:
             budget, nothing_to_cite = ctx.tenant.budget, bool(ctx.trail.last("retrieval_down"))
-            is_refused = budget is not None and budget.over is OverBudget.REFUSE
-            if is_refused or nothing_to_cite or not may_excerpt(request):
+            if budget is None or nothing_to_cite or not gets_excerpt(request, budget):
                 raise
             return await self._excerpt(ctx, request, error.reason)
 

@@ -20,7 +20,7 @@ from gateway.messages import ChatRequest, RagMode
 from gateway.policies.sparse import SparseEncoder
 from gateway.routes import Route, Routes, Upstream
 from gateway.stages.base import ChatHandler, Stage, compose
-from gateway.stages.budget import KeepToBudget, estimated_usd
+from gateway.stages.budget import KeepToBudget, TurnAway, estimated_usd
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.metering import spent_usd
 from gateway.stream import EventStream
@@ -171,6 +171,24 @@ async def test_where_an_excerpt_is_not_wanted_or_no_answer_it_is_a_refusal(
         with pytest.raises(QuotaExceeded, match="the next month begins on 2026-12-01"):
             await chat(within(0.0001, over=over), asked)
         assert made.seen == [0]
+
+
+async def test_who_is_refused_again_and_gets_no_excerpt_causes_no_retrieval() -> None:
+    async with one() as (_, chat, budgets, _):
+        retrievals: list[ChatRequest] = []
+
+        async def retrieve(ctx: RequestContext, asking: ChatRequest) -> EventStream:
+            retrievals.append(asking)
+            return await chat(ctx, asking.with_passages(passages(3, 10)))
+
+        door = compose([TurnAway(budgets, Routes({"m": Route("m", [GPT])}), answer_tokens=100)], retrieve)
+        for _ in range(3):
+            with pytest.raises(QuotaExceeded):
+                await door(within(0.0001, over=OverBudget.REFUSE), request(RagMode.AUTO))
+        assert len(retrievals) == 1
+        await (await door(within(0.0001), request(RagMode.AUTO))).aclose()
+        assert len(retrievals) == 2
+        assert budgets.spending()[0].refusals == {"budget": 4}
 
 
 async def test_fifty_callers_at_once_cost_no_more_than_the_budget() -> None:
