@@ -4,7 +4,12 @@ A record is JSON with the field names below. It is known by its `id`, which is t
 request's: a caller chooses its request ids. Readers pass over fields that they do not know.
 """
 
+import re
+from typing import Final
+
 import msgspec
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,4 +48,4 @@ def decode(data: bytes) -> Bill | None:
         bill = msgspec.json.decode(data, type=Bill)
     except msgspec.DecodeError:
         return None
-    return bill if bill.id else None
+    return bill if _ID.fullmatch(bill.id) else None
