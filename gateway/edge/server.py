@@ -113,7 +113,7 @@ class Edge:
                 _abort(request)
                 raise
             response = render.response(ctx.dialect, failure)
-            tracing.note(http__response__status_code=response.status)
+            tracing.note({"http.response.status_code": response.status})
         except BaseException as error:
             failure = error
             raise
@@ -135,7 +135,7 @@ class Edge:
             if waited_s > 0:
                 ctx.trail.took("queue", waited_s)
             response = self._finish(await handler(request), ctx.request_id)
-            tracing.note(http__response__status_code=response.status)
+            tracing.note({"http.response.status_code": response.status})
             await response.prepare(request)
             await response.write_eof()
             return response

@@ -11,7 +11,6 @@ import base64
 import binascii
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -22,6 +21,7 @@ from gateway.embedders.base import Embedded, Kind, Resolve, Vectors, to_unit
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamProtocolError, UpstreamTimeout
 from gateway.upstream_http import UpstreamHttp, leave, upstream_http
 from gateway.wire import refusals
+from gateway.wire.provider_names import provider_of
 from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
 
@@ -91,7 +91,7 @@ class OpenAIEmbedder:
     def __init__(self, config: Config, name: str, key: str | None, http: UpstreamHttp) -> None:
         self._config, self._name, self._http = config, name, http
         self._url = config.base_url.rstrip("/") + "/embeddings"
-        self._host = urlsplit(config.base_url).hostname or ""
+        self._peer = {"gen_ai.provider.name": provider_of(config.base_url), **tracing.peer(config.base_url)}
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -146,7 +146,7 @@ class OpenAIEmbedder:
 
     async def _post(self, body: bytes) -> bytes:
         """The body of a good answer."""
-        tracing.note(gen_ai__provider__name="openai", server__address=self._host)
+        tracing.note(self._peer)
         response = await self._http.post(self._url, {**self._headers, **tracing.outgoing()}, body)
         try:
             if response.status != 200:

@@ -13,7 +13,6 @@ they may name our account. What counts as an answer:
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +23,7 @@ from gateway.providers.base import OpenedAnswer, Resolve
 from gateway.upstream_http import UpstreamHttp, leave, upstream_http
 from gateway.wire import openai as wire
 from gateway.wire import rate_limits, refusals, sse
+from gateway.wire.provider_names import provider_of
 from gateway.wire.rate_limits import RateLimits
 from regions.runtime import tracing
 from regions.runtime.config_file import SecretRef
@@ -66,7 +66,7 @@ class OpenAIProvider:
     def __init__(self, base_url: str, name: str, model: str, key: str | None, http: UpstreamHttp) -> None:
         self._name, self._model, self._http = name, model, http
         self._url = base_url.rstrip("/") + "/chat/completions"
-        self._host = urlsplit(base_url).hostname or ""
+        self._peer = {"gen_ai.provider.name": provider_of(base_url), **tracing.peer(base_url)}
         self._headers = {"Content-Type": "application/json"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -83,7 +83,7 @@ class OpenAIProvider:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                tracing.note(gen_ai__provider__name="openai", server__address=self._host)
+                tracing.note(self._peer)
                 headers = {**self._headers, **tracing.outgoing()}
                 response = await self._http.post(self._url, headers, body)
                 try:

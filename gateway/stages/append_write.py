@@ -105,7 +105,7 @@ class AppendWrite:
         home = self._home(ctx, index)
         try:
             with self._guarded(ctx, home.region, timeout_s):
-                tracing.note(meridian__home=home.region)
+                tracing.note({"meridian.home": home.region})
                 fence, log = await self._fences.fence(index, timeout_s=timeout_s)
                 left_s = min(timeout_s, ctx.remaining_s())
                 lsns = await log.append(fence, shard_of(namespace, log.shards), batch, timeout_s=left_s)

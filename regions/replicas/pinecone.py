@@ -116,7 +116,7 @@ class PineconeReplica:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._base, self._index, self.region = config.url, index, region
-        self._host = urlsplit(config.url).hostname or ""
+        self._peer = tracing.peer(config.url)
         self._connect_timeout_s = config.connect_timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._headers = {api.API_VERSION_HEADER: config.api_version, "Content-Type": "application/json"}
@@ -276,7 +276,7 @@ class PineconeReplica:
             "db.system.name": "pinecone",
             "db.collection.name": self._index,
             "db.operation.name": operation,
-            "server.address": self._host,
+            **self._peer,
             "meridian.replica": self.region,
         }
         if namespace is not None:
@@ -313,7 +313,7 @@ class PineconeReplica:
             raise ReplicaUnavailable(
                 f"{self._name()} cannot be reached: {error}", may_land=may_land
             ) from error
-        tracing.note(db__response__status_code=str(answer.status))
+        tracing.note({"db.response.status_code": str(answer.status)})
         if answer.status >= 400:
             raise self._failure(answer)
         self._incarnation = answer.headers.get(api.INCARNATION_HEADER)

@@ -92,6 +92,7 @@ class OtlpSink:
         count = len(trace.spans)
         if self.waiting + count > self._config.queue_spans or self._is_closing:
             self.counts.full += count
+            trace.forget()
             return
         self.counts.offered += count
         self._queue.put(trace)
@@ -108,6 +109,8 @@ class OtlpSink:
         while is_open:
             traces, is_open = self._gather()
             spans = [self._readable(trace, span) for trace in traces for span in trace.spans]
+            for trace in traces:
+                trace.forget()
             self.counts.taken += len(spans)
             for at in range(0, len(spans), BATCH_SPANS):
                 self._export(spans[at : at + BATCH_SPANS])
@@ -141,7 +144,7 @@ class OtlpSink:
             self._tell("traces_taken" if is_taken else "traces_not_taken")
 
     def _readable(self, trace: Trace, span: Span) -> ReadableSpan:
-        is_root = span is trace.root
+        is_root = span.span_id == trace.root_id
         attributes = dict(span.attributes)
         if span.error:
             attributes["error.type"] = span.error

@@ -26,6 +26,7 @@ from enum import IntEnum
 from random import Random
 from types import TracebackType
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 from regions.runtime.trace_context import TRACEPARENT, TRACESTATE, TraceParent
 
@@ -109,6 +110,7 @@ class Trace:
         "is_sampled",
         "new_id",
         "root",
+        "root_id",
         "spans",
         "state",
         "trace_id",
@@ -129,6 +131,7 @@ class Trace:
         self.epoch_s = epoch_s
         """What, added to a time of the clock, makes seconds since 1970."""
         self.spans: list[Span] = []
+        self.root_id = 0
         self.dropped = 0
         self.is_over = False
 
@@ -142,7 +145,7 @@ class Trace:
         start_s: float | None = None,
     ) -> Span:
         """A span that begins now, or began at `start_s`; under the root unless `parent_id` says otherwise."""
-        parent_id = self.root.span_id if parent_id is None else parent_id
+        parent_id = self.root_id if parent_id is None else parent_id
         began_s = self.clock() if start_s is None else start_s
         span = Span(self, name, kind, parent_id, began_s, attributes if attributes is not None else {})
         if self.is_over or len(self.spans) >= MAX_SPANS:
@@ -150,6 +153,12 @@ class Trace:
         else:
             self.spans.append(span)
         return span
+
+    def forget(self) -> None:
+        """Nobody wants it any more. Its spans know it and it knows them: apart, they are freed at once."""
+        self.spans.clear()
+        if hasattr(self, "root"):
+            del self.root
 
     root: Span
 
@@ -210,6 +219,7 @@ class Tracer:
         trace.root = trace.begin(
             name, kind, attributes, parent_id=parent.span_id if parent is not None else 0
         )
+        trace.root_id = trace.root.span_id
         for link in links:
             trace.root.link(link)
         return trace
@@ -228,10 +238,12 @@ class Tracer:
         why = "sampled" if trace.is_sampled else keep or ("error" if root.error else "")
         if not why and root.end_s - root.start_s >= self._slow_s:
             why = "slow"
-        if not why:
-            return False
-        if not trace.is_sampled and not self._has_room(root.end_s):
+        is_late = bool(why) and not trace.is_sampled
+        if is_late and not self._has_room(root.end_s):
             self.over_rate += len(trace.spans)
+            why = ""
+        if not why:
+            trace.forget()
             return False
         root.attributes["meridian.kept"] = why
         self._sink.offer(trace)
@@ -363,11 +375,17 @@ def outgoing() -> Mapping[str, str]:
     return {TRACEPARENT: parent.header(), TRACESTATE: parent.state}
 
 
-def note(**attributes: Value) -> None:
-    """Attributes of the current span, if there is one; `__` in a name stands for a dot."""
+def note(attributes: Mapping[str, Value]) -> None:
+    """Attributes of the current span, if there is one."""
     if (found := current()) is not None:
-        for name, value in attributes.items():
-            found.attributes[name.replace("__", ".")] = value
+        found.attributes |= attributes
+
+
+def peer(url: str) -> Attributes:
+    """Who stands behind an address, as the conventions say it."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return {"server.address": parts.hostname or "", "server.port": port}
 
 
 _NOTHING: Final[Mapping[str, str]] = {}

@@ -126,6 +126,7 @@ async def test_a_trace_goes_from_the_edge_to_the_node_and_through_both_attempts(
     assert second.attributes["gen_ai.response.finish_reasons"] == ["stop"]
     assert second.attributes["gen_ai.response.model"] == "scripted-1"
     assert second.attributes["server.address"] == "127.0.0.1"
+    assert second.attributes["gen_ai.provider.name"] == "openai"
     assert {failed.parent_id, second.parent_id} == {edge.span_id}
     known = {each.span_id for each in trace} | {CALLERS_SPAN}
     assert not [span.name for span in trace if span.parent_id not in known]

@@ -1,6 +1,7 @@
 """Which traces are kept, what is held of them, and what goes out to who is called."""
 
 import asyncio
+import gc
 from random import Random
 
 import pytest
@@ -134,7 +135,7 @@ def test_without_a_trace_nothing_is_told_and_nothing_is_made() -> None:
     with tracing.span("call", Kind.CLIENT) as found:
         assert found is None
         assert tracing.outgoing() == {}
-        tracing.note(a__b=1)
+        tracing.note({"a.b": 1})
 
 
 def test_who_is_called_is_told_the_innermost_span_and_the_callers_state() -> None:
@@ -144,7 +145,7 @@ def test_who_is_called_is_told_the_innermost_span_and_the_callers_state() -> Non
         assert call is not None
         told = tracing.outgoing()
         assert parse(told["traceparent"], [told["tracestate"]]) == call.as_parent()
-        tracing.note(server__address="here")
+        tracing.note({"server.address": "here"})
     assert call.parent_id == trace.root.span_id
     assert call.attributes == {"server.address": "here"}
     assert tracing.current() is None
@@ -177,9 +178,30 @@ async def test_a_task_that_outlives_its_request_adds_nothing_to_its_trace() -> N
         with tracing.entered(trace.root):
             group.create_task(outlive())
         await asyncio.sleep(0)
-        bench.tracer.end(trace)
+        bench.tracer.end(trace, "error")
         is_over.set()
-    assert len(trace.spans) == 1
+    assert [span.name for span in trace.spans] == ["work"]
+
+
+def test_traces_that_are_forgotten_leave_nothing_to_the_garbage_collector() -> None:
+    bench = Bench()
+
+    def work() -> None:
+        trace = bench.tracer.begin("work", Kind.SERVER)
+        with tracing.entered(trace.root), tracing.span("call", Kind.CLIENT):
+            tracing.outgoing()
+        bench.tracer.end(trace)
+        tracing.ended_now(trace, "late", 1.0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            work()
+        left = [each for each in gc.get_objects() if isinstance(each, Trace | tracing.Span)]
+        assert not left
+    finally:
+        gc.enable()
 
 
 def test_a_stage_that_tells_at_its_end_how_long_it_took_stands_under_what_it_was_done_in() -> None:
