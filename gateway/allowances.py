@@ -5,7 +5,7 @@ They stand in the tenants file, under a tenant or under one of its keys. A limit
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,10 +13,14 @@ PERIOD_S: Final = 60.0
 """Of rates, in tenants' files and answers' headers."""
 
 
+Listed = Literal["indexes", "models", "operations"]
+"""Grants that are lists of names."""
+
+
 class Operation(StrEnum):
     """What a call does, as far as a grant cares."""
 
-    CHAT = "chat"  # chat completions and embeddings
+    CHAT = "chat"  # chat completions, with what they retrieve, and embeddings
     READ = "read"  # queries, fetches, lists, stats, text searches
     WRITE = "write"  # upserts, updates, deletes, text records
     ADMIN = "admin"  # making and deleting namespaces
@@ -44,6 +48,25 @@ class Grants(BaseModel):
     operations: list[Operation] = Field(
         default_factory=list, description="chat, read, write, admin; empty: all."
     )
+
+    def allows(self, kind: Listed, name: str) -> bool:
+        granted: list[str] = [*getattr(self, kind)]
+        return not granted or name in granted
+
+    def allows_namespace(self, name: str) -> bool:
+        return not self.namespaces or any(_covers(pattern, name) for pattern in self.namespaces)
+
+    def beyond(self, whole: "Grants") -> list[str]:
+        """What of this is not within `whole`, as "kind: name"."""
+        kinds: tuple[Listed, ...] = ("indexes", "models", "operations")
+        named = ((kind, name) for kind in kinds for name in getattr(self, kind))
+        found = [f"{kind}: {name}" for kind, name in named if not whole.allows(kind, name)]
+        return found + [f"namespaces: {each}" for each in self.namespaces if not whole.allows_namespace(each)]
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a grant holds for a name, or for everything that another grant's pattern holds for."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 Positive = Annotated[int, Field(gt=0)]

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from gateway import connect, embedders, pipelines
+from gateway import connect, embedders, pipelines, reload
 from gateway.admission import Admission
 from gateway.budget_metrics import BudgetMetrics
 from gateway.budgets import Budgets
@@ -40,7 +40,7 @@ from gateway.policies.fair_queue import Bounds
 from gateway.policies.sparse import SparseEncoder
 from gateway.receipts import Receipts
 from gateway.regional_metrics import RegionalMetrics
-from gateway.reload import Reloader
+from gateway.reload import Reloader, TenantsReloader
 from gateway.span_metrics import SpanMetrics
 from gateway.stages.degrade import DegradeToSnippets
 from gateway.stages.gate import Gate
@@ -49,7 +49,7 @@ from gateway.stages.ingest_text import IngestText
 from gateway.stages.metering import Record
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
-from gateway.tenants import Tenants, TenantsFile, check_tenants
+from gateway.tenants_file import Tenants, TenantsFile, check_tenants
 from gateway.wire.page_tokens import PageTokens, page_key
 from regions.live import Live
 from regions.names import RegionId
@@ -112,8 +112,14 @@ async def run_gateway(
         patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
         await stack.enter_async_context(serving(operators_app, operators_sock, patience))
         if path is not None:
-            reloader = Reloader(config, partial(_load, path), gateway.reload, log)
-            await stack.enter_async_context(_running(reloader.watch(path.parent)))
+            looks = [
+                Reloader(config, partial(_load, path), gateway.reload, log, telemetry.tell_reload).look,
+                TenantsReloader(
+                    gateway.tenants, partial(_load_tenants, config, config_dir), log, telemetry.tell_reload
+                ).look,
+            ]
+            folders = {path.parent, (config_dir / config.tenants.file).parent}
+            await stack.enter_async_context(_running(reload.watch(sorted(folders), looks)))
         await stack.enter_async_context(_running(watch_lag(telemetry.loop_lag_seconds.observe)))
         async with serving(gateway.application(), sock, patience, gateway.edge.refuse):
             gateway.is_serving = True
@@ -133,6 +139,7 @@ class Gateway:
     openai: OpenAIFace
     pinecone: PineconeFace
     config: GatewayConfig
+    tenants: Tenants
     breakers: Breakers
     chat: Generations
     build_chat: Callable[[GatewayConfig], Awaitable[Generation]]
@@ -183,6 +190,7 @@ async def _build(
         return config_file.resolve_secret(ref, config_dir, os.environ)
 
     pepper = resolve(config.tenants.pepper).encode()
+    tenants = Tenants(_load_tenants(config, config_dir), pepper, lifecycle.wall_clock)
     breakers = Breakers(
         config.breakers, lambda name, state: log.warning("breaker", name=name, state=state.value)
     )
@@ -201,7 +209,7 @@ async def _build(
     return Gateway(
         edge=Edge(
             region=config.region,
-            tenants=_load_tenants(config, config_dir, pepper),
+            tenants=tenants,
             observer=observer,
             tracer=tracer,
             body_limit_bytes=config.server.body_limit_bytes,
@@ -225,6 +233,7 @@ async def _build(
             page_tokens=PageTokens(page_key(pepper)),
         ),
         config=config,
+        tenants=tenants,
         breakers=breakers,
         chat=chat,
         build_chat=build_chat,
@@ -333,12 +342,12 @@ def _admin_key(config: GatewayConfig, config_dir: Path) -> str | None:
     return None if ref is None else config_file.resolve_secret(ref, config_dir, os.environ)
 
 
-def _load_tenants(config: GatewayConfig, config_dir: Path, pepper: bytes) -> Tenants:
+def _load_tenants(config: GatewayConfig, config_dir: Path) -> TenantsFile:
+    """Raises: ConfigError."""
     places = config.regions.places if config.regions is not None else ()
-    file = config_file.load(
+    return config_file.load(
         config_dir / config.tenants.file, TenantsFile, {}, lambda f: check_tenants(f, config.indexes, places)
     )
-    return Tenants(file, pepper)
 
 
 async def _build_embedders(

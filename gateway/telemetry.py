@@ -123,6 +123,16 @@ class Telemetry:
             registry=registry,
         )
 
+        self.reloads = Counter(
+            "meridian_reloads",
+            "Changed files, config or tenants: taken over, or refused while the old goes on.",
+            ("file", "outcome"),
+            registry=registry,
+        )
+
+    def tell_reload(self, file: str, is_taken: bool) -> None:
+        self.reloads.labels(file, "taken" if is_taken else "refused").inc()
+
     def watch_limits(self, is_shared: Callable[[], bool], sharers: Callable[[], int]) -> None:
         """Show whether limits are counted with other processes, and among how many they are shared."""
         shared = Gauge(

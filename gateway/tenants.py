@@ -6,16 +6,15 @@ of a guess was right.
 """
 
 import hashlib
-import hmac
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from gateway.allowances import Budget, CacheRules, Grants, Limits, Priority
-from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from gateway.allowances import Budget, CacheRules, Grants, Limits, Operation, Priority
+from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.messages import Degrade, RagMode
-from regions.errors import BadName, ConfigProblem
+from regions.errors import BadName
 from regions.names import (
     IndexName,
     NamespaceRef,
@@ -44,7 +43,11 @@ class TenantKey(BaseModel):
 
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="From digest_key(); never the key itself.")
     label: str = Field("", description="For people: where this key is used.")
+    expires: AwareDatetime | None = Field(
+        None, description="When it opens nothing any more, with its zone, such as 2027-01-31T00:00:00Z."
+    )
     limits: Limits = Limits()
+    grants: Grants = Field(Grants(), description="Narrower than the tenant's; what is empty is the tenant's.")
 
 
 class TenantDefaults(BaseModel):
@@ -101,8 +104,24 @@ class Tenant(BaseModel):
     def tenant_id(self) -> TenantId:
         return TenantId(self.id)
 
+    def with_grants_of(self, key: TenantKey) -> "Tenant":
+        """The tenant as this key opens it."""
+        own, of_key = self.grants, key.grants
+        narrowed = {name: getattr(of_key, name) or getattr(own, name) for name in Grants.model_fields}
+        return self.model_copy(update={"grants": Grants(**narrowed)})
+
+    def check(self, operation: Operation) -> None:
+        """Raises: Forbidden: not granted."""
+        if not self.grants.allows("operations", operation):
+            raise Forbidden(f"this key may not {_DOES[operation]}: it lacks the grant {operation.value!r}")
+
+    def check_model(self, alias: str) -> None:
+        """Raises: Forbidden: not granted."""
+        if not self.grants.allows("models", alias):
+            raise Forbidden(f"this key may not use the model {alias[:100]!r}", param="model")
+
     def may_use(self, index: str) -> bool:
-        return not self.grants.indexes or index in self.grants.indexes
+        return self.grants.allows("indexes", index)
 
     def index(self, name: str | None, known: Iterable[str]) -> IndexName:
         """The index a call means: the one it names, else the tenant's default.
@@ -114,7 +133,7 @@ class Tenant(BaseModel):
         if chosen is None:
             raise BadRequest("name an index: this tenant has no default one", param="index")
         if not self.may_use(chosen):
-            raise Forbidden(f"this key may not use the index {chosen!r}")
+            raise Forbidden(f"this key may not use the index {chosen!r}", param="index")
         try:
             parsed = parse_index(chosen)
         except BadName as error:
@@ -124,86 +143,35 @@ class Tenant(BaseModel):
         return parsed
 
     def namespace(self, index: IndexName, name: str) -> NamespaceRef:
-        """The stored namespace of this tenant's name for it. Raises: BadRequest: not a valid name."""
+        """The stored namespace of this tenant's name for it.
+
+        Raises: BadRequest: not a valid name. Forbidden: outside the tenant's grants.
+        """
         try:
-            return tenant_namespace(self.tenant_id, index, name)
+            found = tenant_namespace(self.tenant_id, index, name)
         except BadName as error:
             raise BadRequest(str(error), param="namespace") from error
+        # As the index stores it: however it was spelled, this is what is read and written.
+        if not self.grants.allows_namespace(self._plain(found)):
+            raise Forbidden(f"this key may not use the namespace {name[:100]!r}", param="namespace")
+        return found
 
     def prefix(self) -> str:
         """What every stored namespace of this tenant begins with."""
         return tenant_prefix(self.tenant_id)
 
     def own_name(self, stored: str) -> str | None:
-        """This tenant's name for a stored namespace; None when it is somebody else's."""
-        return tenant_name(self.tenant_id, stored)
+        """This tenant's name for a stored namespace; None when it is somebody else's, or not granted."""
+        name = tenant_name(self.tenant_id, stored)
+        return name if name is not None and self.grants.allows_namespace(name) else None
+
+    def _plain(self, namespace: NamespaceRef) -> str:
+        return tenant_name(self.tenant_id, namespace.stored) or ""
 
 
-class TenantsFile(BaseModel):
-    """The tenants file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tenants: list[Tenant] = Field(default_factory=list)
-
-
-def check_tenants(
-    file: TenantsFile, indexes: Iterable[str], regions: Iterable[str] = ()
-) -> list[ConfigProblem]:
-    """Every problem that no single field shows: repeated ids and keys, names of what does not exist.
-
-    `regions` are those with registers, where budgets can be kept.
-    """
-    places = list(regions)
-    known, ids, digests = set(indexes), set[str](), set[str]()
-    problems: list[ConfigProblem] = []
-    for number, tenant in enumerate(file.tenants):
-        path = f"tenants.{number}"
-        if tenant.id in ids:
-            problems.append(ConfigProblem(f"{path}.id", f"{tenant.id} stands twice"))
-        ids.add(tenant.id)
-        for place, key in enumerate(tenant.keys):
-            if key.digest in digests:
-                problems.append(ConfigProblem(f"{path}.keys.{place}.digest", "belongs to two keys"))
-            digests.add(key.digest)
-        problems += _check_budget(tenant.budget, f"{path}.budget", places)
-        named = [*tenant.grants.indexes, *([tenant.defaults.index] if tenant.defaults.index else [])]
-        problems += [
-            ConfigProblem(path, f"names the index {name!r}, which is not configured")
-            for name in sorted(set(named) - known)
-        ]
-    return problems
-
-
-def _check_budget(budget: Budget | None, path: str, places: Sequence[str]) -> Iterator[ConfigProblem]:
-    """A budget is kept in the registers of a region."""
-    if budget is None:
-        return
-    if not places:
-        yield ConfigProblem(path, "has no account: budgets stand in registers", "describe them under regions")
-    elif budget.home is not None and budget.home not in places:
-        known = f"there are: {', '.join(sorted(places))}"
-        yield ConfigProblem(f"{path}.home", f"{budget.home} is not under regions.places", known)
-
-
-class Tenants:
-    """Finds the tenant of a key."""
-
-    def __init__(self, file: TenantsFile, pepper: bytes) -> None:
-        self._pepper = pepper
-        self._by_digest: Mapping[str, tuple[Tenant, TenantKey]] = {
-            key.digest: (tenant, key) for tenant in file.tenants for key in tenant.keys
-        }
-
-    def authenticate(self, key: str | None) -> tuple[Tenant, TenantKey]:
-        """Whose key this is, and which of theirs.
-
-        Raises: Unauthenticated: no key, or one that belongs to nobody.
-        """
-        if not key:
-            raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'Api-Key: …'")
-        digest = digest_key(key[:MAX_KEY_LENGTH], self._pepper)
-        found = self._by_digest.get(digest)
-        if found is None or not hmac.compare_digest(digest, found[1].digest):
-            raise Unauthenticated("this API key belongs to no tenant of this gateway")
-        return found
+_DOES: Final = {
+    Operation.CHAT: "ask models",
+    Operation.READ: "read",
+    Operation.WRITE: "write",
+    Operation.ADMIN: "make or delete namespaces",
+}

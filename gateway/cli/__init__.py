@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, str]] = {
     "index": "Create indexes in every region of a configuration.",
     "check-config": "Name every problem of a configuration.",
     "config": "Show a configuration, or a commented example.",
+    "tenants": "Keep the tenants file: add, rotate, revoke keys.",
     "status": "Show whether a gateway is ready, or how every region does.",
     "receipt": "Show what became of a request, or the last ones.",
     "budgets": "Show what tenants have spent of their monthly budgets.",

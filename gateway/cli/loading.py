@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
-    from gateway.tenants import TenantsFile
+    from gateway.tenants_file import TenantsFile
 
 
 def load_gateway(path: Path) -> "GatewayConfig":
@@ -20,7 +20,7 @@ def load_gateway(path: Path) -> "GatewayConfig":
 
 def load_tenants(config: "GatewayConfig", path: Path) -> "TenantsFile":
     """The tenants of the configuration that stands in `path`. Raises: ConfigError."""
-    from gateway.tenants import TenantsFile, check_tenants
+    from gateway.tenants_file import TenantsFile, check_tenants
     from regions.runtime.config_file import load
 
     places = config.regions.places if config.regions is not None else ()

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from gateway.allowances import Operation
 from gateway.context import RequestContext
 from gateway.edge import facts, render
-from gateway.edge.server import context_of, decoded, read_body
+from gateway.edge.server import context_of, decoded, granted, read_body
 from gateway.edge.streaming import ChatStreams
 from gateway.embedders.base import Embedded
 from gateway.errors import BadRequest, NotFound
@@ -43,8 +44,8 @@ class OpenAIFace:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.post("/v1/chat/completions", self._on_chat),
-            web.post("/v1/embeddings", self._on_embeddings),
+            web.post("/v1/chat/completions", granted(Operation.CHAT, self._on_chat)),
+            web.post("/v1/embeddings", granted(Operation.CHAT, self._on_embeddings)),
             web.get("/v1/models", self._on_models),
             web.get("/v1/models/{model:.+}", self._on_model),
         ]
@@ -83,17 +84,22 @@ class OpenAIFace:
 
     async def _on_embeddings(self, http: web.Request) -> web.Response:
         request = await decoded(wire.decode_embeddings, await read_body(http))
+        context_of(http).tenant.check_model(request.model)
         embedded = await self._embed(context_of(http), request)
         return render.json_response(
             wire.encode_embeddings(request.model, embedded.vectors, request.encoding, embedded.tokens)
         )
 
-    async def _on_models(self, _: web.Request) -> web.Response:
-        return render.json_response(wire.encode_models(self._models(), self._created))
+    async def _on_models(self, http: web.Request) -> web.Response:
+        return render.json_response(wire.encode_models(self._granted(http), self._created))
+
+    def _granted(self, http: web.Request) -> Sequence[str]:
+        grants = context_of(http).tenant.grants
+        return [name for name in self._models() if name == SNIPPETS or grants.allows("models", name)]
 
     async def _on_model(self, http: web.Request) -> web.Response:
         name = http.match_info["model"]
-        if name not in self._models():
+        if name not in self._granted(http):
             raise NotFound(f"there is no model {name[:100]!r}", code="model_not_found", param="model")
         return render.json_response(wire.encode_model(name, self._created))
 

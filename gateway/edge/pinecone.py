@@ -12,11 +12,12 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from gateway.allowances import Operation
 from gateway.config import IndexConfig
 from gateway.context import RequestContext
 from gateway.edge import render
 from gateway.edge.server import Handler as HttpHandler
-from gateway.edge.server import context_of, decoded, read_body
+from gateway.edge.server import context_of, decoded, granted, read_body
 from gateway.errors import BadRequest, GatewayError, NotFound, Unsupported
 from gateway.messages import Source, Written
 from gateway.stages import nearest_read
@@ -35,7 +36,7 @@ from regions.record_checks import BadRecord, VectorShape, check_query
 from regions.replicas.base import NamespacePage
 
 T = TypeVar("T")
-_Route = tuple[str, str, Callable[["_Call"], Awaitable[web.Response]]]
+_Route = tuple[str, str, Operation, Callable[["_Call"], Awaitable[web.Response]]]
 
 STATS_PAGE: Final = api.MAX_NAMESPACES_LIMIT
 
@@ -67,37 +68,37 @@ class PineconeFace:
     def routes(self) -> list[web.RouteDef]:
         """Every route, once on the bare host and once under `/i/{index}`."""
         data: list[_Route] = [
-            ("POST", "/vectors/upsert", self._upsert),
-            ("POST", "/vectors/update", self._update),
-            ("POST", "/vectors/delete", self._delete),
-            ("POST", "/query", self._query),
-            ("GET", "/vectors/fetch", self._fetch),
-            ("POST", "/vectors/fetch_by_metadata", self._fetch_by_metadata),
-            ("GET", "/vectors/list", self._list),
-            ("POST", "/describe_index_stats", self._stats),
-            ("GET", "/describe_index_stats", self._stats),
-            ("GET", "/namespaces", self._list_namespaces),
-            ("POST", "/namespaces", self._create_namespace),
-            ("GET", "/namespaces/{namespace}", self._describe_namespace),
-            ("DELETE", "/namespaces/{namespace}", self._drop_namespace),
-            ("POST", "/records/namespaces/{namespace}/upsert", self._upsert_records),
-            ("POST", "/records/namespaces/{namespace}/search", self._search_records),
-            ("*", "/bulk/imports", _no_imports),
-            ("*", "/bulk/imports/{id}", _no_imports),
-            ("*", "/namespaces/{namespace}/documents/{call}", _no_documents),
+            ("POST", "/vectors/upsert", Operation.WRITE, self._upsert),
+            ("POST", "/vectors/update", Operation.WRITE, self._update),
+            ("POST", "/vectors/delete", Operation.WRITE, self._delete),
+            ("POST", "/query", Operation.READ, self._query),
+            ("GET", "/vectors/fetch", Operation.READ, self._fetch),
+            ("POST", "/vectors/fetch_by_metadata", Operation.READ, self._fetch_by_metadata),
+            ("GET", "/vectors/list", Operation.READ, self._list),
+            ("POST", "/describe_index_stats", Operation.READ, self._stats),
+            ("GET", "/describe_index_stats", Operation.READ, self._stats),
+            ("GET", "/namespaces", Operation.READ, self._list_namespaces),
+            ("POST", "/namespaces", Operation.ADMIN, self._create_namespace),
+            ("GET", "/namespaces/{namespace}", Operation.READ, self._describe_namespace),
+            ("DELETE", "/namespaces/{namespace}", Operation.ADMIN, self._drop_namespace),
+            ("POST", "/records/namespaces/{namespace}/upsert", Operation.WRITE, self._upsert_records),
+            ("POST", "/records/namespaces/{namespace}/search", Operation.READ, self._search_records),
+            ("*", "/bulk/imports", Operation.WRITE, _no_imports),
+            ("*", "/bulk/imports/{id}", Operation.WRITE, _no_imports),
+            ("*", "/namespaces/{namespace}/documents/{call}", Operation.READ, _no_documents),
         ]
         return [
             *(
-                web.route(method, place + path, self._data(handler))
-                for method, path, handler in data
+                web.route(method, place + path, granted(operation, self._data(handler)))
+                for method, path, operation, handler in data
                 for place in ("", "/i/{index}")
             ),
             web.get("/indexes", _control(self._list_indexes)),
             web.get("/indexes/{name}", _control(self._describe_index)),
-            web.post("/indexes", _control(_no_control)),
-            web.post("/indexes/create-for-model", _control(_no_control)),
-            web.patch("/indexes/{name}", _control(_no_control)),
-            web.delete("/indexes/{name}", _control(_no_control)),
+            web.post("/indexes", _control(granted(Operation.ADMIN, _no_control))),
+            web.post("/indexes/create-for-model", _control(granted(Operation.ADMIN, _no_control))),
+            web.patch("/indexes/{name}", _control(granted(Operation.ADMIN, _no_control))),
+            web.delete("/indexes/{name}", _control(granted(Operation.ADMIN, _no_control))),
         ]
 
     def _data(self, handler: Callable[["_Call"], Awaitable[web.Response]]) -> HttpHandler:
@@ -194,8 +195,9 @@ class PineconeFace:
         served = await self._namespaces(call, asked.prefix, asked.limit, page)
         token = self._sealed(scope, served.value.next_token, served.region)
         own = call.own(served.value)
-        # An index that does not know the prefix counts everybody's: then nothing is said.
-        total = served.value.total_count if len(own) == len(served.value.namespaces) else None
+        # An index that does not know the prefix counts everybody's, and none knows grants: nothing is said.
+        is_all = len(own) == len(served.value.namespaces) and not call.ctx.tenant.grants.namespaces
+        total = served.value.total_count if is_all else None
         body = wire.encode_namespaces(own, token, total)
         return _json(body, _read_headers(served.source))
 

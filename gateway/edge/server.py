@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway import admission
 from gateway.admission import Admission
-from gateway.allowances import Priority
+from gateway.allowances import Operation, Priority
 from gateway.context import RequestContext
 from gateway.edge import headers, render
 from gateway.errors import (
@@ -28,7 +28,8 @@ from gateway.errors import (
 )
 from gateway.observe import Observer
 from gateway.stages.gate import Gate
-from gateway.tenants import Tenant, TenantKey, Tenants
+from gateway.tenants import Tenant, TenantKey
+from gateway.tenants_file import Tenants
 from regions.runtime import trace_context, tracing
 from regions.runtime.tracing import Attributes, Kind, Trace, Tracer, entered
 
@@ -210,6 +211,16 @@ def _begin_trace(tracer: Tracer, request: web.Request, call: str) -> Trace:
     method = request.method if request.method in METHODS else "_OTHER"
     attributes: Attributes = {"http.request.method": method, "http.route": call}
     return tracer.begin(f"{method} {call}", Kind.SERVER, parent=parent, attributes=attributes)
+
+
+def granted(operation: Operation, handler: Handler) -> Handler:
+    """The handler, for keys that are granted the operation."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        context_of(request).tenant.check(operation)
+        return await handler(request)
+
+    return handle
 
 
 def dialect_of(path: str) -> str:

@@ -1,14 +1,14 @@
-"""CheckModel: a model nobody serves is refused before anything is spent on the request."""
+"""CheckModel: a model nobody serves, or the key may not use, is refused before anything is spent on it."""
 
 from gateway.context import RequestContext
 from gateway.messages import ChatRequest
-from gateway.routes import Routes
+from gateway.routes import SNIPPETS, Routes
 from gateway.stages.base import ChatHandler
 from gateway.stream import EventStream
 
 
 class CheckModel:
-    """Raises NotFound for an alias that no route has."""
+    """Raises NotFound for an alias that no route has, Forbidden for one that is not granted."""
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
@@ -17,4 +17,6 @@ class CheckModel:
         self, ctx: RequestContext, request: ChatRequest, call_next: ChatHandler
     ) -> EventStream:
         self._routes.find(request.model)
+        if request.model != SNIPPETS:
+            ctx.tenant.check_model(request.model)
         return await call_next(ctx, request)

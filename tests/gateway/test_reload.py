@@ -1,6 +1,7 @@
 """A configuration file that changes while the gateway runs."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from structlog.testing import CapturingLogger
 
 from gateway.config import GatewayConfig
 from gateway.config_checks import cross_check
-from gateway.reload import Reloader
+from gateway.reload import Reloader, watch
 from regions.errors import ConfigError, ConfigProblem
 from regions.runtime import config_file
 from tests.fakes.provider import DONE, ScriptedProvider, Step, answer
@@ -125,7 +126,7 @@ async def test_a_replaced_file_and_a_swapped_mount_are_noticed(tmp_path: Path) -
     rig.path = mounted / "meridian.yaml"
     rig.path.symlink_to("..data/meridian.yaml")
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(rig.reloader.watch(mounted))
+        watching = tasks.create_task(watch([mounted], [rig.reloader.look]))
         while not rig.applied:  # the watcher needs a moment to begin
             for name in ("one", "two"):
                 (mounted / "..new").symlink_to(name)
@@ -187,3 +188,40 @@ async def post(gateway: Running) -> aiohttp.ClientResponse:
         "stream": True,
     }
     return await gateway.session.post(f"{gateway.url}/v1/chat/completions", json=body)
+
+
+async def test_tenants_follow_their_file_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:
+    tenants_file(tmp_path)
+    path = tmp_path / "tenants.yaml"
+    file = yaml.safe_load(path.read_text())
+
+    async def status(gateway: Running) -> int:
+        async with gateway.session.get(f"{gateway.url}/v1/models") as response:
+            return response.status
+
+    def write(text: str) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.rename(path)
+
+    async with asyncio.timeout(30), running_gateway(tmp_path, {}, tmp_path / "meridian.yaml") as gateway:
+        assert await status(gateway) == 200
+        wrong = {"tenants": [*file["tenants"], {"id": "short", "name": "x"}]}
+        write(yaml.safe_dump(wrong))
+        await until(gateway, "refused", path)
+        assert await status(gateway) == 200
+        file["tenants"][0]["keys"] = []
+        write(yaml.safe_dump(file))
+        await until(gateway, "taken", path)
+        assert await status(gateway) == 401
+
+
+async def until(gateway: Running, outcome: str, path: Path) -> None:
+    """Return once the changed tenants file has come to that."""
+    line = re.compile(rf'meridian_reloads_total\{{file="tenants",outcome="{outcome}"\}} [1-9]')
+    while True:
+        async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+            if line.search(await response.text()):
+                return
+        await asyncio.to_thread(path.touch)  # the watcher needs a moment to begin
+        await asyncio.sleep(0.1)

@@ -4,7 +4,8 @@ import pytest
 
 from gateway.config import GatewayConfig
 from gateway.config_checks import cross_check
-from gateway.tenants import TenantsFile, check_tenants, digest_key
+from gateway.tenants import digest_key
+from gateway.tenants_file import TenantsFile, check_tenants
 from gateway.up import plan
 from gateway.up.llm import Llm, LlmWish, choose
 from regions.runtime.config_file import validate
