@@ -27,8 +27,11 @@ from regions.registers.base import Register, Registers
 
 CALL_S: Final = 2.0
 """What one call on a register may take."""
-ASK_S: Final = 1.5
-"""How long a request waits for a lease: one takes two round trips, as a rule."""
+ASK_S: Final = 5.0
+"""How long a request waits for a lease. One takes two round trips as a rule, and as many more as others take
+leases at the same moment; a home that does not answer ends the wait after `CALL_S`."""
+LEAVE_S: Final = 5.0
+"""For giving leases back at the end, while others that end do the same."""
 RENEW_S: Final = 30.0
 """Between two reports of what was spent, while something is."""
 IDLE_S: Final = 300.0
@@ -41,8 +44,6 @@ TRIES: Final = 20
 """Of one exchange, when others change the account at the same time."""
 UNREACHABLE: Final = "budget_unreachable"
 """The reason of a refusal that is for want of an answer, not of money."""
-TURN_S: Final = 0.01
-"""About what another's change takes: the wait before trying again."""
 
 Now = Callable[[RegionId], float]
 """Unix time by the clock of a region's servers: one clock an account."""
@@ -226,7 +227,7 @@ class Budgets:
         purse, budget_usd = kept.purse, kept.budget_usd
         idle_s = asyncio.get_running_loop().time() - kept.used_s
         for _ in range(TRIES):
-            found = await self._look(kept)
+            begun_s, found = asyncio.get_running_loop().time(), await self._look(kept)
             now_s = self._now(kept.home)
             offered = purse.offer(
                 None if found is None else policy.decode(found.value),
@@ -235,7 +236,7 @@ class Budgets:
                 waiting_usd=math.fsum(kept.waiting.values()),
                 is_idle=idle_s >= IDLE_S and not kept.waiting,
             )
-            if await self._swap(kept, policy.encode(offered), found):
+            if await self._swap(kept, policy.encode(offered), found, begun_s):
                 purse.took(offered, budget_usd=budget_usd, now_s=now_s)
                 kept.seen_budget_usd = budget_usd
                 return
@@ -244,29 +245,33 @@ class Budgets:
     async def _look(self, kept: "_Kept") -> Register | None:
         return await self._registers[kept.home].get(policy.key_of(kept.tenant), timeout_s=CALL_S)
 
-    async def _swap(self, kept: "_Kept", value: bytes, found: Register | None) -> bool:
-        """Write the account if it still is as found; else wait a moment, and False."""
+    async def _swap(self, kept: "_Kept", value: bytes, found: Register | None, begun_s: float) -> bool:
+        """Write the account if it still is as found; else wait a moment, and False.
+
+        The moment is up to what looking and writing took: holders that are equally far off and begin
+        together would go on in step, and one of them succeed in every two round trips.
+        """
         revision = 0 if found is None else found.revision
         try:
             await self._registers[kept.home].swap(
                 policy.key_of(kept.tenant), value, revision, timeout_s=CALL_S
             )
         except Conflict:
-            await asyncio.sleep(self._rng.uniform(0, TURN_S))
+            await asyncio.sleep(self._rng.uniform(0, asyncio.get_running_loop().time() - begun_s))
             return False
         return True
 
     async def _leave(self, kept: "_Kept") -> None:
         """Settle what was spent and give the rest back; a home that is down keeps the lease as spent."""
         try:
-            async with asyncio.timeout(CALL_S):
-                for _ in range(TRIES):
-                    found = await self._look(kept)
+            async with asyncio.timeout(LEAVE_S):
+                while True:
+                    begun_s, found = asyncio.get_running_loop().time(), await self._look(kept)
                     account = kept.purse.leave(None if found is None else policy.decode(found.value))
-                    if account is None or await self._swap(kept, policy.encode(account), found):
+                    if account is None or await self._swap(kept, policy.encode(account), found, begun_s):
                         return
         except (LogUnavailable, msgspec.DecodeError, TimeoutError) as error:
-            self._log.warning("budget_lease_kept", tenant=kept.tenant, home=kept.home, error=str(error))
+            self._log.warning("budget_lease_kept", tenant=kept.tenant, home=kept.home, error=repr(error))
 
 
 @dataclass(slots=True, eq=False)

@@ -20,9 +20,9 @@ class LeaseTerms:
     """How much is leased at a time, and for how long.
 
     A lease begins with `least_share` of the budget. One that is half spent within `fit_s` is doubled, one
-    that is not half spent in that time halved, so it lasts a steady spender for `fit_s` and more. It never
-    takes more than `most_share` of what is left, divided by the holders. It expires `lease_s` after it was
-    last heard of.
+    that is not half spent in that time halved, so it lasts a steady spender for `fit_s` and more; it
+    has room for two estimates of the usual size. It never takes more than `most_share` of what is left,
+    divided by the holders. It expires `lease_s` after it was last heard of.
     """
 
     least_share: float = 0.001
@@ -72,6 +72,7 @@ class Purse:
     """What the account knows to be spent."""
     _open: int = 0
     _size_usd: float = 0.0
+    _largest_usd: float = 0.0
     _fitted_s: float = 0.0
     _fitted_usd: float = 0.0
 
@@ -83,7 +84,7 @@ class Purse:
     @property
     def is_low(self) -> bool:
         """Whether it is time to ask for more before somebody has to wait for it."""
-        return self.room_usd < self.lease_usd / 2
+        return self.room_usd < min(self.lease_usd, max(self.lease_usd / 2, self._largest_usd))
 
     @property
     def is_worth_telling(self) -> bool:
@@ -99,6 +100,7 @@ class Purse:
         if self.month < month_of(now_s) or estimate_usd > self.room_usd + _ROUNDING_USD:
             return None
         self.reserved_usd += estimate_usd
+        self._largest_usd = max(self._largest_usd, estimate_usd)
         self._open += 1
         return Held(self, self.month, estimate_usd)
 
@@ -164,8 +166,9 @@ class Purse:
             self._restart(self._size_usd * (2 if held_s <= self.terms.fit_s else 1), now_s, is_new)
         elif held_s > self.terms.fit_s:
             self._restart(max(least_usd, self._size_usd / 2), now_s, is_new)
-        return self._size_usd
+        return max(self._size_usd, 2 * self._largest_usd)
 
     def _restart(self, size_usd: float, now_s: float, is_new: bool) -> None:
         self._size_usd, self._fitted_s = size_usd, now_s
+        self._largest_usd /= 2  # forgets an unusual one
         self._fitted_usd = 0.0 if is_new else self.spent_usd

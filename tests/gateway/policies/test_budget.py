@@ -232,6 +232,23 @@ def test_a_busy_holder_leases_more_and_a_quiet_one_less() -> None:
     assert purse.lease_usd < busy_usd / 4
 
 
+@pytest.mark.parametrize("cost", [0.02, 0.3, 1.0])
+def test_a_steady_spender_waits_for_its_first_lease_and_for_no_other(cost: float) -> None:
+    purse, account, now_s, waits = Purse("one", "us-east"), None, NOVEMBER_S, 0
+    for _ in range(100):
+        now_s += 20
+        held = purse.reserve(0.03, now_s)
+        if held is None:
+            waits += 1
+            account = exchanged(purse, account, waiting_usd=0.03, now_s=now_s)
+            held = purse.reserve(0.03, now_s)
+        assert held is not None
+        held.settle(held.estimate_usd * cost)
+        if purse.is_low:
+            account = exchanged(purse, account, now_s=now_s)
+    assert waits == 1
+
+
 def test_an_account_keeps_a_bounded_number_of_leases_and_loses_no_money() -> None:
     leases = {f"{n:04}": Lease("us-east", 0.01, 0.0, expires_s=float(n)) for n in range(MAX_LEASES + 50)}
     account = Account("2026-11", 1.0, leases)
