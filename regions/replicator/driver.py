@@ -405,7 +405,7 @@ class Driver:
             ids = await self._matching(namespace, intent.body)
             if not await self._markers.is_there(intent.index, self.follower.progress.markers):
                 raise IndexWiped(f"{intent.index} lost what it held: nobody knows what a filter matches")
-            fence = await self._epochs.fence(intent.index)
+            fence = await self._fence(intent.index)
             chunks = [ids[at : at + _IDS_A_CHUNK] for at in range(0, len(ids), _IDS_A_CHUNK)] or [[]]
             appends = [
                 Append(intent.namespace, Resolved(intent.lsn, chunk, number == len(chunks)))
@@ -420,6 +420,17 @@ class Driver:
             self.feed(moves.Announced(namespace, is_done=False))
         else:
             self.feed(moves.Announced(namespace, is_done=True))
+
+    async def _fence(self, index: IndexName) -> Fence:
+        """The right to tell ids: also when a promotion has fenced the epoch off, for it waits for them.
+
+        Ids concern a change that came before the fence; whoever reads them knows it by that.
+        Raises: LogUnavailable, StaleEpoch.
+        """
+        newest = self.follower.newest_epoch(index)
+        if newest is None:
+            return await self._epochs.fence(index)
+        return await self._log.open_epoch(index, newest, timeout_s=_CALL_S)
 
     async def _matching(self, namespace: NamespaceRef, body: object) -> list[str]:
         if not isinstance(body, DeleteByFilter | UpdateByFilter):

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
+from regions.changes import Resolved
 from regions.errors import LogUnavailable
 from regions.fences import Fences
 from regions.live import Live
 from regions.logs.base import Entry, Fence
 from regions.names import IndexName, RegionId
-from regions.positions import Epoch
+from regions.positions import Epoch, Lsn, epoch_of, sequence_of
 from regions.replicator.driver import Cut
 from regions.topology import Home, Term, Topology
 
@@ -32,11 +33,17 @@ class LiveEpochs:
             pass
 
     def is_history(self, home: RegionId, entry: Entry) -> bool:
-        """An entry of an epoch that is not decided yet waits at its gate; it is none of this matter."""
+        """An entry of an epoch that is not decided yet waits at its gate; it is none of this matter.
+
+        The ids of an intent belong to it, wherever in its log they stand: a promotion may have come between.
+        """
         known = self._live.topology.homes.get(entry.index)
-        if known is None or entry.epoch > known.epoch:
+        epoch, sequence = Epoch(entry.epoch), entry.sequence
+        if isinstance(entry.body, Resolved):
+            epoch, sequence = epoch_of(Lsn(entry.body.intent)), sequence_of(Lsn(entry.body.intent))
+        if known is None or epoch > known.epoch:
             return True
-        return known.is_history(home, entry.epoch, entry.shard, entry.sequence)
+        return known.is_history(home, epoch, entry.shard, sequence)
 
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         homes = self._live.topology.homes

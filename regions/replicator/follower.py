@@ -144,6 +144,11 @@ class Follower:
         """Whether it is known where the follower stands."""
         return self.phase is Phase.STREAMING
 
+    def newest_epoch(self, index: IndexName) -> Epoch | None:
+        """The last epoch that the log has opened, when its turn has not come yet."""
+        gate = self._gates.get(index)
+        return Epoch(gate.newest) if gate is not None else None
+
     def is_parked(self, namespace: NamespaceRef) -> bool:
         lane = self._lanes.get(namespace)
         return lane is not None and lane.state is State.PARKED
@@ -374,8 +379,9 @@ class Follower:
         elif is_fresh:
             lane.stay_caught_up(entry.sequence - 1)
         gate = self._gates.get(entry.index)
-        if gate is not None and entry.epoch >= gate.epoch and lane.holding is not Holding.SPILLED:
-            lane.holding = Holding.SPILLED
+        if gate is not None and entry.epoch >= gate.epoch and not isinstance(entry.body, Resolved):
+            lane.stop_at(gate.sequence)
+            self._advance(lane, now_s)
         was_empty = not lane.queue
         if lane.take(entry, is_fresh=is_fresh):
             if was_empty:
@@ -448,7 +454,11 @@ class Follower:
 
     def _flow(self, lane: Lane, now_s: float) -> None:
         if not lane.queue:
-            if lane.holding is Holding.SPILLED and lane.namespace.index not in self._gates:
+            gate = self._gates.get(lane.namespace.index)
+            if lane.holding is Holding.SPILLED and gate is not None and lane.stopped_at == gate.sequence:
+                lane.rest()
+                self._save_soon()
+            elif lane.holding is Holding.SPILLED:
                 self._want_replay(lane, now_s)
             elif lane.is_caught_up(self._received) and lane.settled_s() <= now_s:
                 del self._lanes[lane.namespace]
@@ -669,10 +679,12 @@ class Follower:
     def _open_gate(self, index: IndexName, gate: Gate) -> None:
         """Hold the epoch's changes back until everything before it is here."""
         known = self._gates.get(index)
-        if known is None or known.epoch < gate.epoch:
+        if known is None:
             self._gates[index] = gate
             self._effects.append(moves.AwaitEpoch(index, Epoch(gate.epoch)))
-            self._save_soon()
+        elif known.newest < gate.epoch:
+            self._gates[index] = known.then(gate.epoch, gate.sequence)
+        self._save_soon()
 
     def _on_epoch_ready(self, event: moves.EpochReady, now_s: float) -> None:
         gate = self._gates.get(event.index)
@@ -680,6 +692,9 @@ class Follower:
             return
         del self._gates[event.index]
         self._epochs[event.index] = event.epoch
+        if following := gate.following:
+            self._gates[event.index] = following
+            self._effects.append(moves.AwaitEpoch(event.index, Epoch(following.epoch)))
         self._save_soon()
         for lane in [*self._lanes.values()]:
             if lane.namespace.index == event.index:

@@ -118,6 +118,8 @@ class Lane:
     holding: Holding = Holding.WHOLE
     seen: int = 0
     """While REPLAYING: the last sequence that was taken in."""
+    stopped_at: int = 0
+    """While SPILLED: everything before this gate is in the queue, or was, and nothing after it."""
     queue: deque[Entry] = field(default_factory=deque)
     size_bytes: int = 0
     record_count: int = 0
@@ -192,11 +194,22 @@ class Lane:
         self.queue = deque([front] if front else [])
         self.intents = {front.lsn: self.intents[front.lsn]} if front and front.lsn in self.intents else {}
         self.size_bytes = self.record_count = 0
-        self.holding = Holding.SPILLED
+        self.holding, self.stopped_at = Holding.SPILLED, 0
+
+    def stop_at(self, gate: int) -> None:
+        """The reader is past the gate: what comes now is read again when that has opened."""
+        if self.holding is not Holding.SPILLED:
+            self.holding, self.stopped_at = Holding.SPILLED, gate
+
+    def rest(self) -> None:
+        """Everything before the gate is applied; up to the gate itself nothing was for this namespace."""
+        self.applied = max(self.applied, self.stopped_at - 1)
+        if not self.invisible:
+            self.queryable = self.applied
 
     def replay(self) -> None:
         """The reader comes back to `tail`."""
-        self.holding, self.seen = Holding.REPLAYING, self.tail
+        self.holding, self.seen, self.stopped_at = Holding.REPLAYING, self.tail, 0
 
     def be_whole(self) -> None:
         """The reader is where it was: nothing is lacking."""

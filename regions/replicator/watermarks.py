@@ -43,11 +43,29 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.parked and not self.is_copying and self.applied >= self.admit_at
 
 
-class Gate(msgspec.Struct, frozen=True):
+class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
     """An epoch of an index, opened at `sequence`, whose changes wait for the end of the one before."""
 
     epoch: int
     sequence: int
+    later: list["Gate"] = []
+    """Epochs that were opened behind it, in the same log; they wait in their turn."""
+
+    @property
+    def newest(self) -> int:
+        """The last epoch that this log has opened."""
+        return self.later[-1].epoch if self.later else self.epoch
+
+    def then(self, epoch: int, sequence: int) -> "Gate":
+        """This gate, with another one behind it."""
+        return msgspec.structs.replace(self, later=[*self.later, Gate(epoch, sequence)])
+
+    @property
+    def following(self) -> "Gate | None":
+        """What stands in the way when this one is open."""
+        if not self.later:
+            return None
+        return msgspec.structs.replace(self.later[0], later=self.later[1:])
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from regions.changes import Change, Upsert
@@ -161,8 +162,14 @@ class RemoteRegisters:
         )
         return found
 
-    def watch(self, prefix: str) -> AsyncGenerator[Register, None]:
-        return self._registers.watch(prefix)
+    async def watch(self, prefix: str) -> AsyncGenerator[Register, None]:
+        async with aclosing(self._registers.watch(prefix)) as changes:
+            async for register in changes:
+                await asyncio.sleep(self._network.delay_s(self._region, self._me.region))
+                if self._region in self._network.mute or self._network.is_cut(self._region, self._me.region):
+                    await asyncio.sleep(_STALL_S)
+                    raise LogUnavailable("the stream broke")
+                yield register
 
 
 class RemoteReplica:

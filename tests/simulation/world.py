@@ -33,7 +33,7 @@ from regions.replicas.memory import MemoryReplica
 from regions.replicator import moves
 from regions.replicator.canary import CANARIES_PREFIX, Canary, decode_canary
 from regions.replicator.daemon import Daemon, Surroundings, Terms
-from regions.replicator.driver import Cut
+from regions.replicator.driver import Cut, Tell
 from regions.replicator.follower import Pace
 from regions.replicator.snapshot import Site
 from regions.replicator.watermarks import Progress, decode, key_of, progress_key
@@ -235,8 +235,7 @@ class World:
             background = [tasks.create_task(self._tap(home, s)) for home, s in self._home_shards()]
             background += [tasks.create_task(self._watch(region)) for region in self.regions.values()]
             background += [tasks.create_task(self._heed(region)) for region in self.regions.values()]
-            for index, home in self.homes.items():
-                self.fences[index] = await self.regions[home].log.open_epoch(index, Epoch(1), timeout_s=1)
+            await self._open()
             for name in REGIONS:
                 for number in range(self.plan.daemons):
                     self._start(name, is_first=number == 0)
@@ -253,6 +252,11 @@ class World:
             for task in background:
                 task.cancel()
         self._compare()
+
+    async def _open(self) -> None:
+        """Give every index its home."""
+        for index, home in self.homes.items():
+            self.fences[index] = await self.regions[home].log.open_epoch(index, Epoch(1), timeout_s=1)
 
     def _build(self) -> None:
         loop = asyncio.get_running_loop()
@@ -289,10 +293,10 @@ class World:
             _, process.last_call, process.lands = self.plan.die_in
         alarmed: set[NamespaceRef] = set()
         daemon, stop = self._daemon(process, alarmed), asyncio.Event()
-        task = self.tasks.create_task(self._live(process, daemon, stop))
+        task = self.tasks.create_task(self._alive(process, daemon, stop))
         self.running.append(Running(process, daemon, stop, task, alarmed))
 
-    async def _live(self, process: Process, daemon: Daemon, stop: asyncio.Event) -> None:
+    async def _alive(self, process: Process, daemon: Daemon, stop: asyncio.Event) -> None:
         """Until it is killed, dies in a call, or is told to stop; then another is started, a little later."""
         working = self.tasks.create_task(daemon.run_until(stop))
         dying = self.tasks.create_task(process.died.wait())
@@ -316,6 +320,11 @@ class World:
                 alarmed.discard(told.namespace)
 
         sites = {name: self._site(name, process) for name in REGIONS}
+        around = self._surroundings(process, sites, tell)
+        terms = msgspec.structs.replace(TERMS, canary_every_s=CANARY_EVERY_S if self.plan.canary else 0.0)
+        return Daemon(process.name, around, PACE, terms)
+
+    def _surroundings(self, process: Process, sites: dict[str, Site], tell: Tell) -> Surroundings:
         homes: dict[RegionId, list[IndexName]] = {RegionId(home): [] for home in self.plan.homes}
         for index, home in self.homes.items():
             homes[RegionId(home)].append(index)
@@ -323,7 +332,7 @@ class World:
             RegionId(home): RemoteLog(self.regions[home].log, self.network, process, self._offset_s(home))
             for home in self.plan.homes
         }
-        around = Surroundings(
+        return Surroundings(
             here=sites[process.region],
             others=[sites[name] for name in REGIONS if name != process.region],
             logs=logs,
@@ -331,8 +340,6 @@ class World:
             epochs=Epochs(self.fences),
             tell=tell,
         )
-        terms = msgspec.structs.replace(TERMS, canary_every_s=CANARY_EVERY_S if self.plan.canary else 0.0)
-        return Daemon(process.name, around, PACE, terms)
 
     def _site(self, name: str, process: Process) -> Site:
         region = self.regions[name]
@@ -391,9 +398,14 @@ class World:
     # --- Bad luck ----------------------------------------------------------------------------
 
     def _storm(self) -> list[Coroutine[Any, Any, None]]:
+        acts = [act(region) for region in REGIONS for act in (self._write, self._read)]
+        return acts + self._faults()
+
+    def _faults(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes wrong, and when."""
         plan, times = self.plan, self.rng.uniform
         end_s = plan.storm_s
-        acts = [act(region) for region in REGIONS for act in (self._write, self._read)]
+        acts: list[Coroutine[Any, Any, None]] = []
         acts += [self._kill(times(1, end_s)) for _ in range(plan.kills)]
         acts += [self._stop(times(1, end_s)) for _ in range(plan.stops)]
         acts += [self._cut(times(0, end_s * 0.7), times(1, 6)) for _ in range(plan.cuts)]

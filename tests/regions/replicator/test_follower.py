@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from regions.changes import (
@@ -22,7 +23,7 @@ from regions.replicator.coalesce import BatchLimits
 from regions.replicator.follower import Follower, Pace, Phase
 from regions.replicator.lane import IllegalMove
 from regions.replicator.moves import Effect, Event
-from regions.replicator.watermarks import Mark, Progress, key_of
+from regions.replicator.watermarks import Gate, Mark, Progress, key_of
 from tests.regions.replicator.entries import INDEX, A, B, drop, entry, lsn, patch, put, shard
 
 PACE = Pace(linger_s=0.0, call_timeout_s=1.0, apply_settle_s=5.0, clock_skew_s=0.0, save_every_s=0.2)
@@ -584,6 +585,59 @@ def test_an_epoch_waits_behind_its_gate_and_is_read_again() -> None:
     story.tell(moves.Received(entry(12, put("x"), A, Epoch(2))))
     assert story.one(moves.Apply).call.change == put("x")
     assert story.follower.progress.epochs == {INDEX: 2}
+
+
+def fence(sequence: int, epoch: int) -> moves.Received:
+    return moves.Received(entry(sequence, EpochOpened(), NamespaceRef(INDEX, ""), Epoch(epoch)))
+
+
+def test_who_begins_anew_before_a_gate_reads_what_comes_before_it_again() -> None:
+    """Else the epoch before would never be whole, and the gate never open."""
+    saved = at(14, a=Mark(applied=10, queryable=10, unapplied_s=11.0))
+    story = Story(msgspec.structs.replace(saved, gates={INDEX: Gate(2, 13)}))
+    story.later(0.1)
+    assert story.all(moves.Read)[-1].after == 10
+    story.hear(11, put("x"))
+    story.applied()
+    story.visible(11)
+    story.hear(12, Heartbeat())
+    story.tell(fence(13, 2))
+    story.tell(moves.Received(entry(14, put("y"), A, Epoch(2))))
+    mark = story.mark()
+    assert mark is not None
+    assert (mark.applied, mark.queryable) == (12, 12), "up to the gate nothing is lacking"
+    story.later(0.1)
+    assert story.all(moves.Read) == [], "it goes on when the gate opens"
+    story.tell(moves.EpochReady(INDEX, Epoch(2)))
+    story.later(0.1)
+    assert story.one(moves.Read).after == 12
+
+
+def test_a_second_epoch_waits_behind_the_first_ones_gate() -> None:
+    story = Story(at(10))
+    story.tell(fence(11, 2))
+    story.tell(moves.Received(entry(12, put("x"), A, Epoch(2))))
+    story.tell(fence(13, 3))
+    assert story.one(moves.AwaitEpoch).epoch == 2
+    assert story.follower.newest_epoch(INDEX) == 3
+    story.all(moves.Read)
+    story.tell(moves.EpochReady(INDEX, Epoch(2)))
+    assert story.one(moves.AwaitEpoch).epoch == 3
+    story.later(0.1)
+    assert story.one(moves.Read).after == 11
+    story.tell(moves.Received(entry(12, put("x"), A, Epoch(2))))
+    assert story.one(moves.Apply).call.change == put("x")
+    assert story.follower.progress.epochs == {INDEX: 2}
+    story.tell(moves.EpochReady(INDEX, Epoch(3)))
+    assert story.follower.progress.gates == {}
+
+
+def test_the_ids_of_an_intent_are_taken_from_behind_the_gate_that_came_between() -> None:
+    story = Story(at(10))
+    story.hear(11, DeleteByFilter({"n": 1}))
+    story.tell(fence(12, 2))
+    story.tell(moves.Received(entry(13, Resolved(lsn(11), ["x"], True), A, Epoch(2))))
+    assert story.one(moves.Apply).call.change == drop("x")
 
 
 # --- What cannot happen ---------------------------------------------------------------------------
