@@ -273,7 +273,10 @@ class Driver:
             case moves.Seek():
                 self.feed(await self._snapshots.seek(effect))
             case moves.Copy():
-                self.feed(await self._snapshots.copy(effect, self._copying))
+                with spans.copy_trace(self._tracer, self._route.home, effect) as trace:
+                    event = await self._snapshots.copy(effect, self._copying)
+                    spans.tell(trace, event)
+                self.feed(event)
             case moves.Alarm() | moves.AllClear():
                 self._tell(effect)  # and it stands in the progress that is saved
             case moves.Read():

@@ -1,4 +1,4 @@
-"""What spans say of an apply: one trace a call on an index, linked to the writes that it carries."""
+"""What spans say of applies and copies: a trace each; an apply is linked to the writes that it carries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,11 +36,29 @@ def apply_trace(tracer: Tracer | None, home: RegionId, effect: moves.Apply) -> I
         yield trace
 
 
+@contextmanager
+def copy_trace(tracer: Tracer | None, home: RegionId, effect: moves.Copy) -> Iterator[Trace | None]:
+    """A trace around a namespace being copied from another replica; None when nothing is traced.
+
+    Its calls are its spans, the first ones of them: a large namespace takes more than a trace holds.
+    """
+    if tracer is None:
+        yield None
+        return
+    attributes: Attributes = {
+        "db.collection.name": effect.namespace.index,
+        "db.namespace": effect.namespace.stored,
+        "meridian.home": home,
+    }
+    with tracer.trace(f"resync {effect.namespace.index}", Kind.INTERNAL, attributes=attributes) as trace:
+        yield trace
+
+
 def tell(trace: Trace | None, event: moves.Event) -> None:
-    """How the call ended."""
+    """How it ended."""
     if trace is None:
         return
     outcome = type(event).__name__.lower()
     trace.root.attributes["meridian.outcome"] = outcome
-    if isinstance(event, moves.Failed | moves.Refused):
+    if isinstance(event, moves.Failed | moves.Refused | moves.CopyFailed):
         trace.root.error = outcome
