@@ -243,9 +243,7 @@ def _tell(followed: "Sequence[Followed]", *, rebuild: bool) -> int:
         if each.unreadable:
             out.print(f"{each.region}: {each.unreadable} records are no bills", markup=False)
         if each.problem:
-            out.print(
-                f"{each.region} did not answer, its newest bills are missing: {each.problem}", markup=False
-            )
+            out.print(f"{each.region}: its newest bills are missing: {each.problem}", markup=False)
     silent = any(each.problem for each in followed)
     if silent and rebuild:
         out.print("the view was left as it was: it is made anew only from all regions")
