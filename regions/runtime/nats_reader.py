@@ -11,10 +11,12 @@ server silent. Its owner opens another one where it stopped.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import msgspec
+from nats import errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -122,12 +124,16 @@ class Reading:
         """Drop the subscription; the server drops the consumer when nobody pulls."""
         self._session.wakened.discard(self._more)
         if self._subscription is not None and not self._session.lost.is_set():
-            await self._subscription.unsubscribe()
+            with suppress(errors.Error, OSError):  # lost just now: then the subscription is gone too
+                await self._subscription.unsubscribe()
 
     async def _wait(self) -> None:
         """Until something has arrived; pull when the last pull is used up."""
         if self._subscription is None:
-            self._subscription = await self._session.client.subscribe(self._inbox, cb=self._receive)
+            try:
+                self._subscription = await self._session.client.subscribe(self._inbox, cb=self._receive)
+            except (errors.Error, OSError) as error:  # it may know of the loss before `lost` is set
+                raise NoAnswer(f"the connection was lost: {error!r}") from error
         if self._left <= 0:
             await self._pull()
         try:

@@ -50,7 +50,8 @@ class Bench:
     async def receipts(self) -> list[dict[str, Any]]:
         url = f"{self.gateway.operators_url}/admin/receipts?limit=100"
         async with self.gateway.session.get(url, headers=ADMIN) as response:
-            return (await response.json())["receipts"]
+            found: list[dict[str, Any]] = (await response.json())["receipts"]
+            return found
 
 
 @pytest.fixture
