@@ -31,7 +31,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from regions.runtime import lifecycle
 from regions.runtime.trace_context import TraceParent
-from regions.runtime.tracing import Span, Trace, Tracer
+from regions.runtime.tracing import Attributes, Span, Trace, Tracer
 from regions.runtime.tracing_config import TracingConfig
 
 BATCH_SPANS: Final = 512
@@ -79,8 +79,9 @@ class OtlpSink:
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
     def start(self) -> None:
-        # The exporter says each of its attempts that fails; we say once that they do.
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
+        # The exporter says each of its attempts that fails, where we say once that they do; and the API says
+        # in its caller's own words what is wrong with a tracestate.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         self._thread.start()
 
     @property
@@ -108,10 +109,16 @@ class OtlpSink:
         is_open = True
         while is_open:
             traces, is_open = self._gather()
-            spans = [self._readable(trace, span) for trace in traces for span in trace.spans]
+            count = sum(len(trace.spans) for trace in traces)
+            try:
+                spans = [self._readable(trace, span) for trace in traces for span in trace.spans]
+            except Exception as error:  # noqa: BLE001 - said and counted: whatever a span holds, the others go out
+                self._tell(f"traces_broken: {error!r}")
+                self.counts.failed += count
+                spans = []
             for trace in traces:
                 trace.forget()
-            self.counts.taken += len(spans)
+            self.counts.taken += count
             for at in range(0, len(spans), BATCH_SPANS):
                 self._export(spans[at : at + BATCH_SPANS])
 
@@ -145,7 +152,7 @@ class OtlpSink:
 
     def _readable(self, trace: Trace, span: Span) -> ReadableSpan:
         is_root = span.span_id == trace.root_id
-        attributes = dict(span.attributes)
+        attributes = _clean(span.attributes)
         if span.error:
             attributes["error.type"] = span.error
         if is_root and trace.dropped:
@@ -158,7 +165,7 @@ class OtlpSink:
             else None,
             resource=self._resource,
             attributes=attributes,
-            events=[Event(name, own, _ns(trace, at_s)) for name, at_s, own in span.events],
+            events=[Event(name, _clean(own), _ns(trace, at_s)) for name, at_s, own in span.events],
             links=[Link(_context(link, is_remote=True)) for link in span.links],
             kind=_KINDS[span.kind],
             status=Status(StatusCode.ERROR) if span.error else Status(StatusCode.UNSET),
@@ -166,6 +173,16 @@ class OtlpSink:
             end_time=_ns(trace, span.end_s),
             instrumentation_scope=_SCOPE,
         )
+
+
+def _clean(attributes: Attributes) -> Attributes:
+    """A copy of which every text has bytes: one that has none would cost the whole batch."""
+    return {
+        name: value.encode(errors="replace").decode()
+        if isinstance(value, str) and not value.isascii()
+        else value
+        for name, value in attributes.items()
+    }
 
 
 def _ns(trace: Trace, at_s: float) -> int:

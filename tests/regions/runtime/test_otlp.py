@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from regions.runtime import lifecycle
 from regions.runtime.otlp import OtlpSink, exporting
+from regions.runtime.trace_context import TraceParent, parse
 from regions.runtime.tracing import Kind, Tracer
 from regions.runtime.tracing_config import TracingConfig
 from tests.fakes.collector import running_collector
@@ -47,6 +50,33 @@ async def test_a_trace_arrives_as_it_was_with_our_headers() -> None:
         assert call.attributes == {"words": ["a", "b"], "n": 1, "error.type": "unavailable"}
         assert abs(root.start_ns / 1e9 - lifecycle.wall_clock()) < 60
         assert collector.headers[0]["x-key"] == "k"
+
+
+async def test_what_a_caller_made_up_costs_nobody_a_span_and_is_not_logged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    states = [
+        "=,=",
+        "a",
+        "a=1,a=2",
+        "\t",
+        "A=xyzzy",
+        ",".join(f"k{n}=v" for n in range(60)),
+        "a=" + "x" * 300,
+    ]
+    async with running_collector() as collector:
+        async with sending(collector.url, []) as (tracer, sink):
+            for number, state in enumerate(states, 1):
+                parent = parse(TraceParent(number, 1, True).header(), [state])
+                trace = tracer.begin("work", Kind.SERVER, parent=parent, attributes={"n": "\ud800 \x00 é"})
+                trace.root.event("thing", reason="\udfff")
+                tracer.end(trace)
+            work(tracer, "beside")
+        assert len(collector.named("work")) == len(states)
+        assert len(collector.named("beside")) == 1
+        assert (sink.counts.failed, sink.counts.full) == (0, 0)
+        assert collector.named("work")[0].attributes["n"] == "? \x00 é"
+    assert "xyzzy" not in "".join(capfd.readouterr())
 
 
 async def test_a_collector_that_is_gone_costs_bounded_memory_and_every_span_is_counted() -> None:
