@@ -11,7 +11,7 @@ import structlog
 
 from gateway import spans
 from gateway.context import RequestContext
-from gateway.errors import Fault, GatewayError
+from gateway.errors import Fault, GatewayError, Overloaded
 from gateway.receipts import Receipt, Receipts, receipt_of
 from gateway.telemetry import STAGES, Telemetry
 from regions.runtime.tracing import Tracer
@@ -132,7 +132,8 @@ def _outcome(error: BaseException | None) -> tuple[str, str]:
     if error is None:
         return "ok", "info"
     if isinstance(error, GatewayError):
-        return error.code, _LEVELS[error.fault]
+        # What is shed is many lines and nobody's defect: metrics and alerts tell of load.
+        return error.code, "warning" if isinstance(error, Overloaded) else _LEVELS[error.fault]
     if isinstance(error, Exception) and not isinstance(error, ConnectionError):
         return "internal_error", "error"
     return "client_gone", "info"

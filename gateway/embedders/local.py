@@ -1,9 +1,9 @@
 """The embedded model: all-MiniLM-L6-v2 as int8 ONNX, run by one worker thread off the event loop.
 
 Callers put texts into bounded queues, `policies.text_queue`; the thread takes what waits, queries before
-passages, as small batches. A query that arrives while passages are worked on waits for one batch (about 0.1 s
-on two cores), not for all of them. Nothing is told to be done that is not: a call whose texts the thread
-could not finish, for whatever reason, fails, and a thread that died is started again by the next call.
+passages, as small batches. A query that arrives while passages are worked on waits for one batch (about
+0.05 s on two cores), not for all of them. Nothing is told to be done that is not: a call whose texts the
+thread could not finish, for whatever reason, fails, and a thread that died is started again by the next call.
 
 Why a thread and not a process: the tokenizer and the runtime both release the interpreter lock, and
 one copy of the weights (23 MB) serves all callers.
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 DIMENSION: Final = 384
 MAX_CHARS: Final = 16_384  # what MAX_TOKENS can be made of; tokenizing a whole 8 MB text takes 20 s
+RESTART_S: Final = 1.0
+"""What it takes to load the model, about."""
 SEED_TEXTS_PER_S: Final = 40.0  # until measured: 110-token passages on two cores
 
 
@@ -50,9 +52,9 @@ class Config(BaseModel):
         512, ge=1, description="The same for passages: about 12 s of work on two cores."
     )
     batch_tokens: int = Field(
-        512,
+        MAX_TOKENS,
         ge=MAX_TOKENS,
-        description="Padded tokens of one run; bounds how long a query waits for passages.",
+        description="Padded tokens of one run; bounds how long a query waits for passages, gains no speed.",
     )
 
 
@@ -92,6 +94,7 @@ class LocalEmbedder:
         self._under_way: Sequence[tuple[_Call, int]] = ()  # the thread's
         self._changed = threading.Condition()
         self._is_closing = self._has_died = False
+        self._load_failure: GatewayError | None = None
         self._texts_per_s = SEED_TEXTS_PER_S
         self._thread: threading.Thread | None = None
 
@@ -179,9 +182,11 @@ class LocalEmbedder:
         try:
             model = _Model(self._config.threads)
             model.embed(["the first run is slower than those that follow"])
-        except Exception as error:  # noqa: BLE001 - start() raises it
-            tell(self._failure(error))
+        except Exception as error:  # noqa: BLE001 - start() raises it, and who waits for a second start
+            self._load_failure = self._failure(error)
+            tell(self._load_failure)
             return None
+        self._load_failure = None
         tell(None)
         return model
 
@@ -232,8 +237,11 @@ class LocalEmbedder:
             calls = [call for call, _ in self._under_way]
             calls += [call for queue in self._queues.values() for call in queue.clear()]
             self._under_way = ()
-        state = "stopped by itself" if self._has_died else "was closed"
-        self._fail(calls, UpstreamUnavailable(f"the embedder {self._name} {state}"))
+        error: GatewayError = UpstreamUnavailable(f"the embedder {self._name} was closed")
+        if self._has_died:
+            # One accident, whoever it met: it is over when they come again, so no breaker need count them.
+            error = Overloaded(f"the embedder {self._name} stopped by itself", retry_after_s=RESTART_S)
+        self._fail(calls, self._load_failure or error)
 
     def _failure(self, error: Exception) -> UpstreamUnavailable:
         """What callers are told of an error of the tokenizer or the runtime."""
