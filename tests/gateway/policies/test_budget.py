@@ -259,3 +259,25 @@ def test_an_account_keeps_a_bounded_number_of_leases_and_loses_no_money() -> Non
 
 def test_the_month_after_december_is_january() -> None:
     assert [next_month(m) for m in ("2026-11", "2026-12")] == ["2026-12-01", "2027-01-01"]
+
+
+def test_a_new_month_begins_with_nothing_spent_whatever_the_old_one_still_settles() -> None:
+    purse, december_s = Purse("one", "us-east"), NOVEMBER_S + 31 * 86_400
+    account = exchanged(purse, None, waiting_usd=5.0, now_s=NOVEMBER_S)
+    held = purse.reserve(2.0, NOVEMBER_S)
+    assert held is not None
+    assert purse.reserve(1.0, december_s) is None, "the lease is November's"
+    left = purse.leave(Account("2026-12", 1.0, account.leases))
+    assert left is not None
+    assert left.settled_usd == 1.0, "December's account does not pay for November"
+    account = exchanged(purse, account, waiting_usd=BUDGET_USD, now_s=december_s)
+    held.settle(2.0)
+    assert (purse.month, purse.spent_usd, purse.reserved_usd) == ("2026-12", 0.0, 0.0)
+    assert purse.reserve(BUDGET_USD, december_s) is not None
+
+
+def test_a_holder_whose_clock_is_behind_stays_in_the_month_of_its_lease() -> None:
+    purse, december_s = Purse("one", "us-east"), NOVEMBER_S + 31 * 86_400
+    exchanged(purse, None, waiting_usd=5.0, now_s=december_s)
+    assert purse.reserve(1.0, NOVEMBER_S) is not None
+    assert exchanged(purse, None, now_s=NOVEMBER_S).month == "2026-12"
