@@ -69,7 +69,8 @@ async def test_the_first_candidate_that_answers_serves() -> None:
         ctx = context()
         served = await NearestRead(replicas)(ctx, QUERY)
     assert served.region == "far"
-    assert [note.details["region"] for note in ctx.trail.notes] == ["here", "near"]
+    told = [(note.name, note.details["region"]) for note in ctx.trail.notes]
+    assert told == [("replica_unavailable", "here"), ("replica_unavailable", "near"), ("read", "far")]
     assert "retrieve" in ctx.trail.stages_s
 
 
