@@ -179,7 +179,7 @@ async def meridian(*args: str) -> str:
     return done.output
 
 
-async def test_a_gateway_answers_within_the_budget_and_refuses_beyond_it(
+async def test_a_gateway_answers_within_the_budget_refuses_beyond_it_and_follows_its_file(
     home: NatsProcess, tmp_path: Path
 ) -> None:
     provider = ScriptedProvider()
@@ -192,17 +192,24 @@ async def test_a_gateway_answers_within_the_budget_and_refuses_beyond_it(
             "regions": {"places": {str(US): place}},
         }
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
-        async with running_gateway(tmp_path, config) as made:
+        async with running_gateway(tmp_path, config, tmp_path / "meridian.yaml") as made:
             statuses = []
             while 429 not in statuses:
                 async with made.session.post(f"{made.url}/v1/chat/completions", json=body) as response:
                     statuses.append(response.status)
                     told = await response.json()
+            paid = len(provider.seen)
             async with made.session.get(f"{made.operators_url}/metrics") as response:
                 metrics = await response.text()
+            write_tenants(tmp_path, {"monthly_usd": 1.0})
+            async with asyncio.timeout(10):
+                while statuses[-1] == 429:
+                    async with made.session.post(f"{made.url}/v1/chat/completions", json=body) as response:
+                        statuses.append(response.status)
     assert told["error"]["type"] == told["error"]["code"] == "insufficient_quota"
-    assert statuses == [*[200] * len(provider.seen), 429]
-    assert 4 <= len(provider.seen) <= 6, "each costs USD 0.00035"
+    assert statuses[: paid + 1] == [*[200] * paid, 429]
+    assert 4 <= paid <= 6, "each costs USD 0.00035"
+    assert statuses[-1] == 200, "the budget was raised"
     assert f'meridian_budget_usd{{tenant="{TENANT}"}} 0.002' in metrics
     assert f'meridian_budget_refusals_total{{reason="budget",tenant="{TENANT}"}} 1.0' in metrics
     assert (await account(home.url, TENANT)).counted_usd == pytest.approx(len(provider.seen) * 0.00035)
