@@ -1,11 +1,12 @@
 """FairQueue: which of many tenants' requests gets a process's next slot, and which is turned away.
 
-Between classes the order is strict: interactive, then batch, then ingestion. Within a class it is
-start-time fair queueing over many slots: each tenant's next request has a virtual start, the lowest goes
-first, and being admitted moves the tenant's next start on by cost / weight. The cost is the time that its
-requests of late held a slot, so two tenants of equal weight get equal slot-seconds, also where one asks for
-long answers and the other for short ones. Time that nobody else wanted is not held against a tenant: a
-newcomer starts where the one admitted last did.
+Between classes the order is strict: interactive, then batch, then ingestion. Within a class, a tenant that
+holds fewer slots than its weight's share goes first, so that who asks within its share hardly waits. Else,
+and among such, it is start-time fair queueing over many slots: each tenant's next request has a virtual
+start, the lowest goes first, and being admitted moves the tenant's next start on by cost / weight. The cost
+is the time that its requests of late held a slot, so two tenants of equal weight get equal slot-seconds, also
+where one asks for long answers and the other for short ones. Time that nobody else wanted is not held against
+a tenant: a newcomer starts where the one admitted last did.
 
 What holds, whatever arrives and leaves:
 
@@ -83,28 +84,31 @@ class _Flow:
 class _Lane:
     """One class: its tenants, and the virtual time, which is the start of what was admitted last."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
         self.virtual, self.cost_s, self.waiting = 0.0, FIRST_COST_S, 0
         self.flows: dict[str, _Flow] = {}
+        """Of tenants that hold or wait for something here."""
+        self.idle: dict[str, _Flow] = {}
+        """Of others, remembered; the first is who left longest ago."""
 
     def flow(self, tenant: str, weight: float) -> _Flow:
         """The tenant's, under the weight that it has now."""
-        flow = self.flows.pop(tenant, None)
+        flow = self.flows.get(tenant) or self.idle.pop(tenant, None)
         if flow is None:
-            self._forget_one()
             flow = _Flow(weight, self.virtual, self.cost_s)
-        self.flows[tenant] = flow  # at the end: the first is who was seen longest ago
+        self.flows[tenant] = flow
         flow.weight = weight
         return flow
 
-    def _forget_one(self) -> None:
-        """Where many are remembered, drop one that has nothing here; those in use are bounded elsewhere."""
-        if len(self.flows) < REMEMBERED:
+    def _settle(self, tenant: str) -> None:
+        """Keep the tenant's flow where it belongs."""
+        flow = self.flows[tenant]
+        if flow.held or flow.waiting:
             return
-        idle = (name for name, flow in self.flows.items() if not flow.held and not flow.waiting)
-        name = next(idle, None)
-        if name is not None:
-            del self.flows[name]
+        self.idle[tenant] = self.flows.pop(tenant)
+        if len(self.idle) > REMEMBERED:
+            del self.idle[next(iter(self.idle))]
 
     def wait(self, ticket: Ticket, flow: _Flow) -> None:
         if not flow.waiting:
@@ -113,22 +117,36 @@ class _Lane:
         self.waiting += 1
 
     def leave(self, ticket: Ticket) -> None:
+        """A waiting request goes."""
+        self._take(ticket)
+        self._settle(ticket.tenant)
+
+    def _take(self, ticket: Ticket) -> None:
         del self.flows[ticket.tenant].waiting[ticket]
         self.waiting -= 1
 
-    def next(self) -> Ticket:
-        """The oldest request of the tenant whose turn it is. Something must wait."""
-        first = min(self._heads(), key=lambda head: (self.flows[head.tenant].start, head.number))
-        self.leave(first)
-        return first
+    def refuse(self, ticket: Ticket) -> None:
+        """One that never waited goes."""
+        self._settle(ticket.tenant)
 
-    def _heads(self) -> Iterator[Ticket]:
-        return (next(iter(flow.waiting)) for flow in self.flows.values() if flow.waiting)
+    def next(self) -> Ticket:
+        """Take out the oldest request of the tenant whose turn it is. Something must wait."""
+        share = self._slots / sum(flow.weight for flow in self.flows.values())
+
+        def order(head: Ticket) -> tuple[bool, float, int]:
+            flow = self.flows[head.tenant]
+            return flow.held + 1 > share * flow.weight, flow.start, head.number
+
+        heads = (next(iter(flow.waiting)) for flow in self.flows.values() if flow.waiting)
+        first = min(heads, key=order)
+        self._take(first)
+        return first
 
     def admit(self, ticket: Ticket, now_s: float) -> None:
         flow = self.flows[ticket.tenant]
-        self.virtual = max(self.virtual, flow.start)
-        flow.start = self.virtual + flow.cost_s / flow.weight
+        start = max(self.virtual, flow.start) if not self.waiting else flow.start
+        self.virtual = max(self.virtual, start)
+        flow.start = start + flow.cost_s / flow.weight
         flow.held += 1
         ticket.state, ticket.admitted_s = State.ADMITTED, now_s
 
@@ -137,6 +155,7 @@ class _Lane:
         flow.held -= 1
         flow.cost_s += _LEARNING * (took_s - flow.cost_s)
         self.cost_s += _LEARNING * (took_s - self.cost_s)
+        self._settle(ticket.tenant)
 
     def most_crowded(self) -> _Flow:
         """The tenant with the longest queue for its weight, or the youngest of such. Something waits."""
@@ -149,7 +168,7 @@ class FairQueue:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._lanes = {priority: _Lane() for priority in Priority}
+        self._lanes = {priority: _Lane(bounds.slots) for priority in Priority}
         self._arrived = 0
         self.held = 0
 
@@ -171,6 +190,7 @@ class FairQueue:
         out = self._out_for(ticket, flow)
         if out is ticket:
             ticket.state = State.OUT
+            lane.refuse(ticket)
             return ticket, None
         if out is not None:
             self.withdraw(out)

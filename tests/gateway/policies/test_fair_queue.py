@@ -1,5 +1,6 @@
 """FairQueue: no slot idles while somebody waits, shares follow weights, and nothing in it grows."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 
@@ -155,6 +156,23 @@ def test_a_newcomer_is_next_whatever_another_has_waiting(flood: int) -> None:
     assert quiet in (serve(queue, held, 1.0), serve(queue, held, 1.0))
 
 
+@given(slots=st.integers(2, 32), flood=st.integers(1, 60), seed=st.randoms(use_true_random=False))
+def test_a_tenant_below_its_share_of_the_slots_is_always_next(
+    slots: int, flood: int, seed: random.Random
+) -> None:
+    queue = FairQueue(Bounds(slots, waiting=200, waiting_per_tenant=100))
+    held = [queue.arrive("noisy", 1.0, INTERACTIVE, 0.0)[0] for _ in range(slots)]
+    for _ in range(flood):
+        queue.arrive("noisy", 1.0, INTERACTIVE, 0.0)
+    for second in range(1, slots // 2 + 1):
+        quiet, _ = queue.arrive("quiet", 1.0, INTERACTIVE, float(second))
+        seed.shuffle(held)
+        while (ended := held.pop()).tenant == "quiet":
+            held.insert(0, ended)
+        assert queue.end(ended, second + 0.5) is quiet
+        held.append(quiet)
+
+
 def test_idle_time_is_no_credit_and_time_that_nobody_wanted_no_debt() -> None:
     queue = FairQueue(Bounds(slots=1, waiting=10, waiting_per_tenant=5))
     for second in range(100):  # "busy" alone for a long time
@@ -209,7 +227,8 @@ def test_ten_thousand_tenants_leave_a_bounded_memory() -> None:
         ticket, _ = queue.arrive(f"t{number}", 1.0, INTERACTIVE, float(number))
         queue.end(ticket, number + 0.5)
     lane = queue._lanes[INTERACTIVE]
-    assert len(lane.flows) <= fair_queue.REMEMBERED
+    assert not lane.flows
+    assert len(lane.idle) == fair_queue.REMEMBERED
     assert queue.held == 0
 
 
