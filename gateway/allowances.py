@@ -112,6 +112,10 @@ class CacheRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(True, description="Answer a repeated question from the prompt cache.")
+    proxy: bool = Field(
+        False,
+        description="Also where nothing is retrieved (rag.mode off): a model's own words.",
+    )
     ttl_s: float = Field(3600, gt=0, description="Oldest answer given out.")
     max_staleness_s: float = Field(
         0, ge=0, description="How long an answer may outlive a change of its namespace; 0: not at all."

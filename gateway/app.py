@@ -21,6 +21,7 @@ from gateway import connect, embedders, pipelines, reload
 from gateway.admission import Admission
 from gateway.budget_metrics import BudgetMetrics
 from gateway.budgets import Budgets
+from gateway.caching import CacheParts, build_parts, build_stage
 from gateway.config import GatewayConfig, ServerConfig
 from gateway.config_checks import cross_check
 from gateway.data import word_rates
@@ -47,6 +48,7 @@ from gateway.stages.gate import Gate
 from gateway.stages.guarded_embedder import GuardedEmbedder
 from gateway.stages.ingest_text import IngestText
 from gateway.stages.metering import Record
+from gateway.stages.positions import AskedPositions, Positions
 from gateway.stages.search_text import SearchText
 from gateway.telemetry import Telemetry
 from gateway.tenants_file import Tenants, TenantsFile, check_tenants
@@ -198,7 +200,8 @@ async def _build(
     path = LlmPath(breakers, hashlib.blake2b(pepper, person=b"meridian.fence").digest(), record)
     store = build_store(config, resolve, breakers, stack)
     admission = await build_admission(config, store, telemetry, log, stack)
-    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state, admission=admission)
+    kept = await build_parts(config, state.positions, store, pepper, telemetry, stack)
+    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state, admission=admission, kept=kept)
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     if state.budgets is not None:
         telemetry.registry.register(BudgetMetrics(state.budgets.spending))
@@ -253,7 +256,13 @@ def _build_gate(server: ServerConfig, telemetry: Telemetry) -> Gate:
 
 
 async def _build_chat(
-    config: GatewayConfig, *, resolve: Resolve, path: LlmPath, state: "_State", admission: Admission
+    config: GatewayConfig,
+    *,
+    resolve: Resolve,
+    path: LlmPath,
+    state: "_State",
+    admission: Admission,
+    kept: CacheParts,
 ) -> Generation:
     """Raises: ConfigError: a secret that a model needs is not there."""
     async with AsyncExitStack() as stack:
@@ -264,6 +273,7 @@ async def _build_chat(
             rag=config.rag,
             routes=routes,
             admission=admission,
+            cache=build_stage(config, kept),
             degrade=DegradeToSnippets(state.sparse, lifecycle.wall_clock),
             budgets=state.budgets,
             fallback=fallback,
@@ -279,6 +289,7 @@ class _State:
     sparse: SparseEncoder
     search: SearchText
     pipelines: PineconePipelines
+    positions: Positions
     live: Live | None
     budgets: Budgets | None
 
@@ -301,7 +312,7 @@ async def _build_state(
     )
     dialect = PineconePipelines(read=read, write=write, ingest=ingest, search=search)
     budgets = None if live is None else await _build_budgets(config, live, log, stack)
-    return _State(models, sparse, search, dialect, live, budgets)
+    return _State(models, sparse, search, dialect, AskedPositions(read, candidates), live, budgets)
 
 
 async def _build_budgets(

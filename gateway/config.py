@@ -134,6 +134,13 @@ class RedisConfig(Section):
         return url
 
 
+class CacheConfig(Section):
+    max_bytes: int = Field(
+        64 * MIB, ge=4096, description="What the kept answers of one process may take together."
+    )
+    shared: bool = Field(True, description="Keep answers in redis too, for the region's other gateways.")
+
+
 class TenantsConfig(Section):
     file: str = Field("tenants.yaml", description="Tenants and their key digests, beside this file.")
     pepper: SecretRef = Field(
@@ -395,6 +402,10 @@ class GatewayConfig(Section):
         None,
         examples=[{"url": "redis://127.0.0.1:6379/0"}],
         description="What the region's gateways count limits in together; without it each counts alone.",
+    )
+    cache: CacheConfig = Field(
+        CacheConfig(),
+        description="The prompt cache; what may be kept of a tenant stands in the tenants file.",
     )
     rag: RagConfig = RagConfig()
     breakers: BreakerTerms = BreakerTerms()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.allowances import Priority, Resource, Standing
+from gateway.cache_control import ANYTHING, CacheControl
 from gateway.errors import DeadlineExceeded
 from gateway.tenants import Tenant, TenantKey
 from regions.positions import NO_LSN, Lsn
@@ -52,6 +53,12 @@ class Trail:
         if self.trace is not None and stage not in TRACED_ELSEWHERE:
             tracing.ended_now(self.trace, stage, seconds)
 
+    def take_over(self, other: "Trail") -> None:
+        """Add what another trail tells: its work was done for this request in the end."""
+        self.notes.extend(other.notes[: MAX_NOTES - len(self.notes)])
+        for stage, seconds in other.stages_s.items():
+            self.took(stage, seconds)
+
     def last(self, name: str) -> dict[str, Any]:
         """Details of the latest note of that name; {} when there is none."""
         return next((n.details for n in reversed(self.notes) if n.name == name), {})
@@ -82,6 +89,7 @@ class RequestContext:
     key: TenantKey | None = None
     priority: Priority = Priority.INTERACTIVE
     standings: dict[Resource, Standing] = field(default_factory=dict)
+    cache: CacheControl = ANYTHING
 
     def elapsed_s(self) -> float:
         return self.clock() - self.started_s

@@ -216,7 +216,8 @@ class AnswerFacts:
     """What is known about an answer beside its events; filled by the stages as they learn it.
 
     `model` is the one that answered, by its provider's name; `route` the alias that was asked for.
-    `ttft_s` runs from the request's acceptance to its first content event.
+    `ttft_s` runs from the request's acceptance to its first content event. `cache` is what the prompt cache
+    did: hit, stale, coalesced, miss, off; of a hit there is an age, and what it cost when it was made.
     """
 
     route: str
@@ -228,6 +229,9 @@ class AnswerFacts:
     source: Source | None = None
     passages: Sequence[Passage] = ()
     annotations: Sequence[Mapping[str, Any]] = ()
+    cache: str = "off"
+    cache_age_s: float | None = None
+    saved_usd: float = 0.0
 
     @property
     def replica(self) -> str | None:

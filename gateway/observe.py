@@ -86,6 +86,8 @@ class Observer:
         model = answer["route"]
         if answer["ttft_s"] is not None:
             self._telemetry.ttft_seconds.labels(model).observe(answer["ttft_s"], exemplar)
+        self._telemetry.cache_answers.labels(model, answer["cache"]).inc()
+        self._telemetry.cache_saved_usd.labels(model).inc(answer["saved_usd"])
         if answer["degraded"]:
             self._telemetry.degraded.labels(*answer["degraded"].split("; reason=")).inc()
 

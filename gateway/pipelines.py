@@ -27,6 +27,7 @@ from gateway.stages.embed import Embed
 from gateway.stages.fresh_read import FreshRead
 from gateway.stages.metering import Record
 from gateway.stages.nearest_read import Candidate, NearestRead
+from gateway.stages.prompt_cache import PromptCache
 from gateway.stages.rate_limit import RateLimit, RateLimitEmbed
 from gateway.stages.retrieval import Retrieval, Search
 from gateway.stream import EventStream
@@ -46,6 +47,7 @@ def chat(
     rag: RagConfig,
     routes: Routes,
     admission: Admission,
+    cache: PromptCache,
     degrade: DegradeToSnippets,
     budgets: Budgets | None,
     fallback: ChatHandler,
@@ -55,7 +57,7 @@ def chat(
         CheckModel(routes),  # an unknown model is the caller's 404, before anything is spent on it
         # Before retrieval, so that a refusal costs no embedding and no query.
         RateLimit(admission, answer_tokens=rag.answer_tokens, top_k=rag.top_k),
-        # The prompt cache stands here, for the same reason: what it answers needs no budget.
+        cache,  # for the same reason: what it answers needs no budget either
         *_if(budgets, lambda b: TurnAway(b, routes, answer_tokens=rag.answer_tokens)),
         Retrieval(search, indexes, rag),
         Cite(),  # outside Degrade, so that excerpts are cited like a model's answer

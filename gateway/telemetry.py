@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from gateway.allowances import Priority
 
-STAGES: Final = ("queue", "embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
+STAGES: Final = ("queue", "cache", "embed", "retrieve", "append", "pack", "llm_first_token", "llm_total")
 
 # Bucket bounds in seconds, after the OpenTelemetry GenAI conventions.
 DURATION_S: Final = tuple(0.01 * 2**n for n in range(14))
@@ -123,6 +123,18 @@ class Telemetry:
             registry=registry,
         )
 
+        self.cache_answers = Counter(
+            "meridian_cache_answers",
+            "Chat answers by what the prompt cache did: hit, stale, coalesced, miss, off.",
+            ("model", "result"),
+            registry=registry,
+        )
+        self.cache_saved_usd = Counter(
+            "meridian_cache_saved_usd",
+            "What answers from the prompt cache cost when they were made, in USD.",
+            ("model",),
+            registry=registry,
+        )
         self.reloads = Counter(
             "meridian_reloads",
             "Changed files, config or tenants: taken over, or refused while the old goes on.",
@@ -132,6 +144,13 @@ class Telemetry:
 
     def tell_reload(self, file: str, is_taken: bool) -> None:
         self.reloads.labels(file, "taken" if is_taken else "refused").inc()
+
+    def watch_cache(self, kept: Callable[[], tuple[int, int]]) -> None:
+        """Show how many answers this process keeps, and their bytes."""
+        entries = Gauge("meridian_cache_entries", "Answers kept in this process.", registry=self.registry)
+        entries.set_function(lambda: float(kept()[0]))
+        size = Gauge("meridian_cache_bytes", "What they take, in bytes.", registry=self.registry)
+        size.set_function(lambda: float(kept()[1]))
 
     def watch_limits(self, is_shared: Callable[[], bool], sharers: Callable[[], int]) -> None:
         """Show whether limits are counted with other processes, and among how many they are shared."""

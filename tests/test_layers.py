@@ -20,7 +20,7 @@ LAYERS: Final = {
         ("app", "replication"),
         ("llm",),
         ("generations", "reload"),
-        ("edge", "pipelines", "limits"),
+        ("edge", "pipelines", "limits", "caching"),
         ("connect",),
         ("stages",),
         ("admission",),

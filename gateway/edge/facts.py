@@ -18,7 +18,9 @@ from gateway.wire import openai as wire
 
 def headers(facts: AnswerFacts) -> dict[str, str]:
     """What is known of an answer when its first content has come."""
-    told = {"x-meridian-model": facts.model, "x-meridian-cache": "off"}
+    told = {"x-meridian-model": facts.model, "x-meridian-cache": facts.cache}
+    if facts.cache_age_s is not None:
+        told["age"] = str(int(facts.cache_age_s))
     if facts.source is not None:
         told |= render.source_headers(facts.source)
     if facts.degraded is not None:
@@ -38,6 +40,7 @@ def fields(
         "ttft_ms": None if facts.ttft_s is None else round(facts.ttft_s * 1000, 1),
         "total_ms": round(ctx.elapsed_s() * 1000, 1),
         "cost_usd": round(facts.cost_usd, 8),
+        "cache": facts.cache,
         "usage": wire.encode_usage(facts.usage) if facts.usage else None,
     }
     if source is not None and source.lsn is not None:
@@ -46,6 +49,8 @@ def fields(
         meridian["staleness_ms"] = math.ceil(source.staleness_s * 1000)
     if include_receipt:
         meridian["receipt"] = shown(ctx)
+    if facts.cache_age_s is not None:
+        meridian |= {"age_s": round(facts.cache_age_s, 1), "saved_usd": round(facts.saved_usd, 8)}
     if facts.degraded is None:
         return {"meridian": meridian}
     degraded = {"kind": facts.degraded.kind, "reason": facts.degraded.reason}
@@ -77,5 +82,7 @@ def leave_note(ctx: RequestContext, facts: AnswerFacts) -> None:
         input_tokens=usage.input_tokens if usage else 0,
         output_tokens=usage.output_tokens if usage else 0,
         cost_usd=facts.cost_usd,
+        cache=facts.cache,
+        saved_usd=facts.saved_usd,
         degraded=f"{facts.degraded.kind}; reason={facts.degraded.reason}" if facts.degraded else "",
     )

@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.allowances import Priority
+from gateway.cache_control import CacheControl, parse_cache_control
 from gateway.errors import BadRequest
 from gateway.messages import Complexity
 from regions.positions import NO_LSN, Lsn, parse_lsn
@@ -82,3 +83,7 @@ def priority(request: web.Request, most: Priority) -> Priority:
     if asked not in _PRIORITIES:
         raise BadRequest(f"x-meridian-priority: expected one of {', '.join(Priority)}")
     return max(most, Priority(asked), key=_PRIORITIES.index)
+
+
+def cache_control(request: web.Request) -> CacheControl:
+    return parse_cache_control(", ".join(request.headers.getall("Cache-Control", ())))

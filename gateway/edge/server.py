@@ -159,6 +159,7 @@ class Edge:
             priority=_priority(request, tenant),
             is_whole=headers.is_whole(request),
             complexity=headers.complexity(request),
+            cache=headers.cache_control(request),
         )
 
     def _authenticate(self, request: web.Request) -> tuple[Tenant, TenantKey]:

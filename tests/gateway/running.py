@@ -33,9 +33,15 @@ class Running:
 
 
 def tenants_file(directory: Path, **defaults: Any) -> None:
-    """Two tenants with a key each; `defaults` are the first one's."""
+    """Two tenants with a key each, whose every question is asked anew; `defaults` are the first one's."""
     tenants = [
-        {"id": id_, "name": id_, "keys": [{"digest": digest_key(key, PEPPER.encode())}], "defaults": own}
+        {
+            "id": id_,
+            "name": id_,
+            "keys": [{"digest": digest_key(key, PEPPER.encode())}],
+            "defaults": own,
+            "cache": {"enabled": False},
+        }
         for id_, key, own in ((TENANT, KEY, defaults), (OTHER_TENANT, OTHER_KEY, {}))
     ]
     (directory / "tenants.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
