@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gateway.allowances import Priority
 from gateway.cache_control import CacheControl, parse_cache_control
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, Unauthenticated
 from gateway.messages import Complexity
 from regions.positions import NO_LSN, Lsn, parse_lsn
 
@@ -24,6 +24,22 @@ def request_id(request: web.Request) -> str:
     """The caller's own id when it is a plain one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def api_key(request: web.Request) -> str | None:
+    """The key that is shown, in either dialect's header; None when there is none.
+
+    Raises: Unauthenticated: two different ones: whichever were taken, somebody before us may take the other.
+    """
+    shown = set(request.headers.getall("Api-Key", ()))
+    for authorization in request.headers.getall("Authorization", ()):
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            shown.add(token.strip())
+    shown.discard("")
+    if len(shown) > 1:
+        raise Unauthenticated("more than one API key is shown: send one")
+    return next(iter(shown), None)
 
 
 def allowed_s(request: web.Request, tenants_s: float | None, most_s: float) -> float:

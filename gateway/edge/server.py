@@ -163,10 +163,7 @@ class Edge:
         )
 
     def _authenticate(self, request: web.Request) -> tuple[Tenant, TenantKey]:
-        authorization = request.headers.get("Authorization", "")
-        scheme, _, token = authorization.partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else None
-        return self._tenants.authenticate(request.headers.get("Api-Key") or bearer)
+        return self._tenants.authenticate(headers.api_key(request))
 
     def _enter(self) -> None:
         self.in_flight += 1
