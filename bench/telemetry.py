@@ -212,11 +212,16 @@ async def load(session: aiohttp.ClientSession, url: str, requests: int, *, is_pl
             group.create_task(one_after_the_other())
 
 
-async def measure(rounds: int, requests: int) -> str:
+KINDS: Final = {"RAG chat": False, "plain proxy": True}
+
+
+async def measure(rounds: int, requests: int, only: str | None) -> str:
     port = lifecycle.free_port()
     tables = []
     async with child("--surroundings", str(port), port=port):
-        for title, is_plain in (("RAG chat", False), ("plain proxy", True)):
+        for title, is_plain in KINDS.items():
+            if only not in (None, title):
+                continue
             found: dict[str, list[float]] = {mode: [] for mode in MODES}
             for _ in range(rounds):
                 for mode in MODES:
@@ -247,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1_000)
+    parser.add_argument("--only", choices=KINDS)
     parser.add_argument("--surroundings", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--blind", action="store_true", help=argparse.SUPPRESS)
@@ -256,7 +262,7 @@ def main() -> None:
     elif given.gateway:
         child_gateway(given.gateway, is_blind=given.blind)
     else:
-        report = asyncio.run(measure(given.rounds, given.requests))
+        report = asyncio.run(measure(given.rounds, given.requests, given.only))
         print(report)
         RESULTS.write_text(report)
 
