@@ -44,7 +44,9 @@ class Flight:
     def __init__(
         self, ctx: RequestContext, *, max_bytes: int = MAX_BYTES, lead_bytes: int = LEAD_BYTES
     ) -> None:
-        self.ctx = dataclasses.replace(ctx, trail=Trail())
+        trace = ctx.trail.trace
+        self.ctx = dataclasses.replace(ctx, trail=Trail(trace=trace))
+        self._leader = None if trace is None else trace.root.as_parent()
         self.opened = asyncio.Event()
         self.facts: AnswerFacts | None = None
         self.found: Found | None = None
@@ -92,6 +94,9 @@ class Flight:
         """Take part; the number is the reader's."""
         member = self._buffer.join()
         self._members[member] = ctx
+        trace = ctx.trail.trace
+        if trace is not None and trace is not self.ctx.trail.trace:
+            trace.root.link(self._leader)  # whose trace has the call that this one waits for
         self._tell()
         return member
 
