@@ -124,9 +124,9 @@ class Budgets:
         return self._of(tenant, budget).purse.known_usd() / budget.monthly_usd
 
     def spending(self) -> list[Spending]:
-        """What is known of every tenant that spent here."""
-        return [
-            Spending(
+        """What is known of every tenant that spent here: of its present account, if that was moved."""
+        present = {
+            tenant: Spending(
                 tenant,
                 kept.purse.month,
                 kept.budget_usd,
@@ -135,8 +135,9 @@ class Budgets:
                 kept.is_home_up,
                 kept.refusals,
             )
-            for (tenant, _), kept in self._kept.items()
-        ]
+            for (tenant, _), kept in sorted(self._kept.items(), key=lambda item: item[1].used_s)
+        }
+        return list(present.values())
 
     def _of(self, tenant: str, budget: Budget) -> "_Kept":
         home = self._default_home if budget.home is None else RegionId(budget.home)

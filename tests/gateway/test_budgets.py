@@ -165,6 +165,13 @@ async def test_what_is_known_of_spending_shows_as_metrics() -> None:
     assert samples["meridian_budget_refusals_total"] == ({"tenant": TENANT, "reason": "budget"}, 1)
 
 
+async def test_a_tenant_whose_account_was_moved_is_told_of_once() -> None:
+    async with rig() as made:
+        await spend(made.gateways[0], 2.5)
+        await spend(made.gateways[0], 1.0, budget=Budget(monthly_usd=10.0, home=REGIONS[1]))
+        assert [each.ratio for each in made.gateways[0].spending()] == [pytest.approx(0.1)]
+
+
 async def test_what_others_spent_is_known_after_the_next_exchange() -> None:
     async with rig() as made:
         await spend(made.gateways[0], 5.0)
