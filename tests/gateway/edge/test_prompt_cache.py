@@ -100,7 +100,7 @@ async def caching(
 async def ingest(gateway: Running, key: str, id_: str, text: str) -> None:
     line = msgspec.json.encode({"_id": id_, "text": text})
     async with gateway.session.post(
-        f"{gateway.url}/records/namespaces/__default__/upsert", data=line, headers={"Api-Key": key}
+        f"{gateway.url}/records/namespaces/__default__/upsert", data=line, headers={"Authorization": f"Bearer {key}"}
     ) as response:
         assert response.status == 201, await response.text()
 
