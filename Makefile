@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness chaos lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits chaos lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ faults: $(VENV)/.dev  ## Make LLM endpoints and all else fail; judge what caller
 
 sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),1000)
+
+limits: $(VENV)/.dev  ## Two gateways and one limit, while Valkey dies and hangs
+	@$(BIN)/python -m bench.limits $(ARGS)
 
 fairness: $(VENV)/.dev  ## What one tenant's flood, or an ingestion, does to others' answers
 	@$(BIN)/python -m bench.fairness $(ARGS)
