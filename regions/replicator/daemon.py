@@ -141,7 +141,6 @@ class Daemon:
 
     async def _follow(self, route: Route, log: Log) -> None:
         """One driver after the other, each after what the one before sent has settled."""
-        reached = ("", 0)
         while True:
             driver = Driver(
                 route,
@@ -153,7 +152,6 @@ class Daemon:
                 calls=self._calls,
                 tracer=self._around.tracer,
                 tell=self._around.tell,
-                reached=reached,
             )
             driver.feed(moves.Leased(self._until_s))
             self.drivers[route.home, route.shard] = driver
@@ -161,7 +159,6 @@ class Daemon:
                 await driver.run()
             except (LogTrimmed, LogRecreated, LogCorrupt, IndexWiped, TermCut):
                 del self.drivers[route.home, route.shard]
-                reached = driver.reached
                 await asyncio.sleep(self._pace.call_timeout_s + self._pace.apply_settle_s)
 
     async def _renew(self, lease: Lease) -> None:

@@ -10,7 +10,7 @@ from regions.live import Live
 from regions.logs.base import Entry, Fence
 from regions.names import IndexName, RegionId
 from regions.positions import Epoch, Lsn, epoch_of, sequence_of
-from regions.replicator.driver import Cut, cut_key
+from regions.replicator.driver import Cut
 from regions.topology import Home, Term, Topology
 
 FENCE_S: Final = 5.0
@@ -55,14 +55,6 @@ class LiveEpochs:
             if term.is_forced and term.region == home and shard < len(term.ends) and shard not in term.lost
         ]
 
-    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
-        topology = self._live.topology
-        known = topology.homes.get(index)
-        if known is None or known.region == home:
-            return False
-        told = topology.progress.get((topology.here, known.region, shard))
-        return told is not None and index not in told.gates and told.epochs.get(index, 0) >= known.epoch
-
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
         homes = self._live.topology.homes
         return all(
@@ -106,8 +98,4 @@ def _is_applied(topology: Topology, home: Home, term: Term) -> bool:
                 return False
         elif told.received < end or any(mark.applied < end for mark in marks):
             return False
-        elif not all(mark.is_readable or mark.parked for mark in marks):
-            return False  # a copy under way would be written over what comes next
-        elif term.is_forced and told.received > end and cut_key(home.index, term.epoch) not in told.markers:
-            return False  # it took in what is no history, or it is not known yet that it did not
     return True

@@ -154,11 +154,6 @@ class Follower:
         return lane is not None and lane.state is State.PARKED
 
     @property
-    def reached(self) -> tuple[str, int]:
-        """The stream, by incarnation, and the last sequence that was taken in; perhaps not saved yet."""
-        return self._incarnation, self._received
-
-    @property
     def markers(self) -> Mapping[str, str]:
         """By which token each index is known (`replicator.markers`)."""
         return self._markers

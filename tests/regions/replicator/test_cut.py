@@ -34,9 +34,6 @@ class Epochs:
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         return [] if self.end is None else [Cut(INDEX, EPOCH, self.end)]
 
-    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
-        return False
-
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
         return False
 
