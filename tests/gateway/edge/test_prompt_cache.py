@@ -99,8 +99,9 @@ async def caching(
 
 async def ingest(gateway: Running, key: str, id_: str, text: str) -> None:
     line = msgspec.json.encode({"_id": id_, "text": text})
+    shown = {"Authorization": f"Bearer {key}"}
     async with gateway.session.post(
-        f"{gateway.url}/records/namespaces/__default__/upsert", data=line, headers={"Authorization": f"Bearer {key}"}
+        f"{gateway.url}/records/namespaces/__default__/upsert", data=line, headers=shown
     ) as response:
         assert response.status == 201, await response.text()
 
