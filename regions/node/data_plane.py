@@ -28,7 +28,7 @@ from regions.changes import (
 from regions.filters import compile_filter
 from regions.names import DEFAULT_NAMESPACE
 from regions.node import render
-from regions.node.node import Node, NodeIndex
+from regions.node.node import IndexChanged, Node, NodeIndex
 from regions.node.reading import Namespace
 from regions.node.render import BadCall, Unsupported
 from regions.node.store import NamespaceMissing, Written
@@ -87,6 +87,8 @@ class DataPlane:
         async def told(http: web.Request) -> web.Response:
             incarnation = self._node.incarnation_of(self._index(http))
             answer = await call(http)
+            if self._node.incarnation_of(self._index(http)) != incarnation:
+                raise IndexChanged(f"Resource {http.match_info['index']} was made anew meanwhile")
             answer.headers[api.INCARNATION_HEADER] = incarnation
             return answer
 

@@ -51,6 +51,10 @@ class IndexMissing(RegionsError):
     """No index of that name."""
 
 
+class IndexChanged(RegionsError):
+    """Another index has taken the name while a call was under way: which one it was about is not known."""
+
+
 class IndexProtected(RegionsError):
     """The index has deletion protection."""
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from regions import pinecone_api as api
 from regions.errors import BadFilter, BadName, RegionsError, ReplicaAhead
 from regions.node.loaded import NamespaceGone
-from regions.node.node import IndexExists, IndexMissing, IndexProtected
+from regions.node.node import IndexChanged, IndexExists, IndexMissing, IndexProtected
 from regions.node.store import NamespaceExists, NamespaceMissing
 from regions.node.writer import WriterBusy, WriterFailed
 from regions.pinecone_api import Code
@@ -51,6 +51,7 @@ _TABLE: Final[dict[type[Exception], tuple[int, Code]]] = {
     BadName: (400, Code.INVALID_ARGUMENT),
     BadRecord: (400, Code.INVALID_ARGUMENT),
     BodyTooLarge: (413, Code.RESOURCE_EXHAUSTED),
+    IndexChanged: (503, Code.UNAVAILABLE),
     IndexExists: (409, Code.ALREADY_EXISTS),
     IndexMissing: (404, Code.NOT_FOUND),
     IndexProtected: (403, Code.PERMISSION_DENIED),

@@ -291,6 +291,38 @@ async def test_many_writers_share_commits_and_lose_nothing(tmp_path: Path) -> No
         assert stats.body["totalVectorCount"] == 90
 
 
+async def test_no_answer_of_a_new_index_is_told_as_the_old_ones(tmp_path: Path) -> None:
+    """Filled, deleted and made anew under reads: whoever is told it is the filled one finds the record."""
+    clock = asyncio.get_running_loop().time
+    filled_s: dict[str, float] = {}
+    seen: list[tuple[str, float, bool]] = []
+    async with running_node(tmp_path) as node:
+
+        async def read(stop: asyncio.Event) -> None:
+            while not stop.is_set():
+                began_s = clock()
+                told = await node("GET", "/i/a/vectors/fetch", ids="r")
+                if told.status == 200:
+                    seen.append((told.headers[INCARNATION], began_s, "r" in told.body["vectors"]))
+
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(8):
+                tasks.create_task(read(stop))
+            for _ in range(12):
+                await make_index(node)
+                written = await node.ok("POST", UPSERT, {"vectors": [vector("r", 1, 1)]})
+                filled_s[written.headers[INCARNATION]] = clock()
+                await asyncio.sleep(0.03)
+                await node.ok("DELETE", "/indexes/a")
+                await make_index(node)
+                await node.ok("DELETE", "/indexes/a")
+            stop.set()
+    of_filled = [is_there for told, began_s, is_there in seen if began_s > filled_s.get(told, clock())]
+    assert len(of_filled) > 50
+    assert all(of_filled)
+
+
 async def test_every_answer_tells_which_index_of_that_name_it_is_about(tmp_path: Path) -> None:
     async with running_node(tmp_path) as node:
         await make_index(node)
