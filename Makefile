@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits chaos lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits cache-bench chaos lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
 
 limits: $(VENV)/.dev  ## Two gateways and one limit, while Valkey dies and hangs
 	@$(BIN)/python -m bench.limits $(ARGS)
+
+cache-bench: $(VENV)/.dev  ## What the prompt cache finds, saves and costs
+	@$(BIN)/python -m bench.cache $(ARGS)
 
 fairness: $(VENV)/.dev  ## What one tenant's flood, or an ingestion, does to others' answers
 	@$(BIN)/python -m bench.fairness $(ARGS)
