@@ -32,6 +32,7 @@ from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
 from gateway.embedders.base import Embedder
 from gateway.generations import Generation, Generations
+from gateway.imports import Imports
 from gateway.limits import build_admission, build_store
 from gateway.llm import LlmPath
 from gateway.logs import make_logger
@@ -113,6 +114,9 @@ async def run_gateway(
         )
         patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
         await stack.enter_async_context(serving(operators_app, operators_sock, patience))
+        if gateway.imports.imported.problems:
+            again = gateway.imports.keep_looking(lambda: gateway.reload(gateway.config))
+            await stack.enter_async_context(_running(again))
         if path is not None:
             looks = [
                 Reloader(config, partial(_load, path), gateway.reload, log, telemetry.tell_reload).look,
@@ -145,6 +149,7 @@ class Gateway:
     breakers: Breakers
     chat: Generations
     build_chat: Callable[[GatewayConfig], Awaitable[Generation]]
+    imports: Imports
     live: Live | None = None
     is_serving: bool = False
 
@@ -163,12 +168,13 @@ class Gateway:
 
     async def facts(self) -> dict[str, Any]:
         """What /readyz tells beside its verdict."""
+        models = self.imports.imported.into(self.config).models
         return {
             "region": self.config.region,
             "version": version("meridian-gateway"),
             "draining": self.edge.draining,
             "in_flight": self.edge.in_flight,
-            "models": {alias: [u.model for u in m.upstreams] for alias, m in self.config.models.items()},
+            "models": {alias: [u.model for u in m.upstreams] for alias, m in models.items()},
             "indexes": {
                 name: [replica.region for replica in index.replicas]
                 for name, index in self.config.indexes.items()
@@ -201,7 +207,17 @@ async def _build(
     store = build_store(config, resolve, breakers, stack)
     admission = await build_admission(config, store, telemetry, log, stack)
     kept = await build_parts(config, state.positions, store, pepper, telemetry, stack)
-    build_chat = partial(_build_chat, resolve=resolve, path=path, state=state, admission=admission, kept=kept)
+    imports = Imports(config, resolve, log)
+    await imports.look()
+    build_chat = partial(
+        _build_chat,
+        resolve=resolve,
+        path=path,
+        state=state,
+        admission=admission,
+        kept=kept,
+        imports=imports,
+    )
     chat = await stack.enter_async_context(Generations(await build_chat(config)).running())
     if state.budgets is not None:
         telemetry.registry.register(BudgetMetrics(state.budgets.spending))
@@ -240,6 +256,7 @@ async def _build(
         breakers=breakers,
         chat=chat,
         build_chat=build_chat,
+        imports=imports,
         live=state.live,
     )
 
@@ -263,8 +280,10 @@ async def _build_chat(
     state: "_State",
     admission: Admission,
     kept: CacheParts,
+    imports: Imports,
 ) -> Generation:
     """Raises: ConfigError: a secret that a model needs is not there."""
+    config = imports.imported.into(config)
     async with AsyncExitStack() as stack:
         routes, fallback = await path.build(config, resolve, stack)
         handler = pipelines.chat(

@@ -192,6 +192,18 @@ class UpstreamConfig(PluginSection):
         return self.account or " ".join(told) or name
 
 
+class ProviderConfig(PluginSection):
+    import_models: bool = Field(
+        True,
+        description="Offer every model that its own list has with a price, under the provider's name for it.",
+    )
+    only: list[str] = Field(default_factory=list, description="Only models like these: qwen/*; empty: all.")
+    prefix: str = Field("", description="What the aliases of its models begin with.")
+    list_s: float = Field(
+        5.0, gt=0, description="How long start-up waits for the list; then it goes on without."
+    )
+
+
 class TimersConfig(Section):
     first_content_s: float = Field(
         20, gt=0, description="Longest wait for the first content; keep-alive comments are none."
@@ -393,9 +405,32 @@ class GatewayConfig(Section):
     models: dict[str, ModelConfig] = Field(
         default_factory=dict, examples=[EXAMPLE_MODELS], description="By the alias tenants use."
     )
+    providers: dict[str, ProviderConfig] = Field(
+        default_factory=dict,
+        examples=[
+            {
+                "global": {
+                    "kind": "openai",
+                    "base_url": "https://llm.example.net/v1",
+                    "api_key": "env:LLM_API_KEY",
+                    "only": ["qwen/*"],
+                }
+            }
+        ],
+        description="Providers whose own lists of models are taken over, so that nobody types them.",
+    )
     catalogue: dict[str, ModelCard] = Field(
         default_factory=dict,
-        examples=[{"our-own-model": {"input_usd": 0.1, "output_usd": 0.4, "window_tokens": 32_000}}],
+        examples=[
+            {
+                "our-own-model": {
+                    "input_usd": 0.1,
+                    "output_usd": 0.4,
+                    "window_tokens": 32_000,
+                    "capabilities": ["tools"],
+                }
+            }
+        ],
         description="Prices and windows beside the built-in ones.",
     )
     redis: RedisConfig | None = Field(

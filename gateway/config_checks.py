@@ -103,6 +103,8 @@ def _check_plugins(config: GatewayConfig) -> Iterator[ConfigProblem]:
             yield from _check_plugin(registers, place.registers, f"regions.places.{region}.registers")
         if place.journal is not None:
             yield from _check_plugin(journals, place.journal, f"regions.places.{region}.journal")
+    for name, provider in config.providers.items():
+        yield from _check_plugin(providers, provider, f"providers.{name}")
     for alias, model in config.models.items():
         for number, upstream in enumerate(model.upstreams):
             yield from _check_plugin(providers, upstream, f"models.{alias}.upstreams.{number}")

@@ -91,6 +91,25 @@ class UpstreamHttp:
                 f"{self._name}: could not be reached", detail=f"{type(error).__name__}: {error}"[:300]
             ) from error
 
+    async def get(self, url: str, headers: Mapping[str, str], *, max_bytes: int) -> bytes:
+        """The whole body of a 200. Raises: as `post`; UpstreamUnavailable: another status."""
+        if self._session is None:
+            raise UpstreamUnavailable(f"{self._name}: not started")
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise UpstreamUnavailable(f"{self._name}: {url} answered {response.status}")
+                body = bytearray()
+                async for part in self.body(response):
+                    body += part
+                    if len(body) > max_bytes:
+                        raise UpstreamProtocolError(f"{self._name}: an answer of more than {max_bytes} bytes")
+                return bytes(body)
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnavailable(
+                f"{self._name}: could not be reached", detail=f"{type(error).__name__}: {error}"[:300]
+            ) from error
+
     async def _send(
         self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], body: bytes
     ) -> aiohttp.ClientResponse:

@@ -24,7 +24,7 @@ LAYERS: Final = {
         ("connect",),
         ("stages",),
         ("admission",),
-        ("config_checks", "ingest", "budget_metrics"),
+        ("config_checks", "imports", "ingest", "budget_metrics"),
         ("budgets",),
         ("config",),
         ("providers", "embedders", "caches", "limiters"),

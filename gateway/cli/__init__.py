@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, str]] = {
     "status": "Show whether a gateway is ready, or how every region does.",
     "receipt": "Show what became of a request, or the last ones.",
     "budgets": "Show what tenants have spent of their monthly budgets.",
+    "models": "List the models that tenants may name, with their prices.",
     "cost": "Show what models cost, by tenant, model, day.",
     "promote": "Move the home of an index to another region.",
     "verify": "Compare every record of every replica, and repair.",

@@ -1,7 +1,9 @@
 """What a provider of LLM answers can do, whatever dialect its endpoint speaks.
 
 A plug-in file holds `Config` (pydantic, frozen, extra="forbid") and `build(config, name, model, resolve)`;
-`resolve` turns a secret's reference into the secret.
+`resolve` turns a secret's reference into the secret. `list_models(config, name, resolve)` gives the body of
+the endpoint's own list of models (`wire.model_list`); it raises UpstreamUnavailable or UpstreamProtocolError,
+and how long it may take is for the caller to say.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

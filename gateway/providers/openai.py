@@ -60,6 +60,19 @@ def build(config: Config, name: str, model: str, resolve: Resolve) -> "OpenAIPro
     return OpenAIProvider(config.base_url, name, model, key, http)
 
 
+async def list_models(config: Config, name: str, resolve: Resolve) -> bytes:
+    """The endpoint's own list of models. Raises: UpstreamUnavailable, UpstreamProtocolError; ConfigError."""
+    key = resolve(config.api_key) if config.api_key is not None else None
+    headers = {"Accept": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+    http = upstream_http(name, config.connect_timeout_s, config.ca_file, resolve)
+    await http.start()
+    try:
+        url = config.base_url.rstrip("/") + "/models"
+        return await http.get(url, headers, max_bytes=MAX_ANSWER_BYTES)
+    finally:
+        await http.close()
+
+
 class OpenAIProvider:
     """One model at one endpoint."""
 

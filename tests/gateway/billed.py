@@ -62,10 +62,12 @@ async def until_billed(nats: NatsProcess, count: int) -> list[Bill]:
     return found
 
 
-async def meridian(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> tuple[int, str, str]:
-    """`meridian cost` in this process: its exit code, and what it printed on stdout and stderr."""
+async def meridian(
+    capsys: pytest.CaptureFixture[str], config: Path, *arguments: str, command: str = "cost"
+) -> tuple[int, str, str]:
+    """A command in this process: its exit code, and what it printed on stdout and stderr."""
     capsys.readouterr()
-    code = await asyncio.to_thread(_code, ["cost", "--config", os.fspath(config), *arguments])
+    code = await asyncio.to_thread(_code, [command, "--config", os.fspath(config), *arguments])
     out, err = capsys.readouterr()
     return code, out, err
 
