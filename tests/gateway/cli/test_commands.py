@@ -117,20 +117,12 @@ def test_a_gateway_that_is_not_there_is_one_clear_line() -> None:
 
 
 def test_watching_goes_on_while_nobody_answers_and_ends_on_ctrl_c() -> None:
+    # Whoever starts tests in the background has their children ignore Ctrl-C.
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with bind("127.0.0.1", 0) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        argv = [
-            sys.executable,
-            "-m",
-            "gateway",
-            "status",
-            "--operators",
-            url,
-            "--watch",
-            "--every",
-            "0.1",
-            "--json",
-        ]
+        asked = ["status", "--operators", url, "--watch", "--every", "0.1", "--json"]
+        argv = [sys.executable, "-c", f"{heeding}; from gateway.cli import main; main({asked!r})"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
             assert watching.stdout is not None
             looks = [json.loads(watching.stdout.readline()) for _ in range(3)]
