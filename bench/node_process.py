@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class NodeProcess:
             raise RuntimeError("the node is not running")
         process, self._process = self._process, None
         if process.returncode is None:
-            os.kill(process.pid, number)
+            with suppress(ProcessLookupError):  # it ended by itself, and nobody has waited for it yet
+                os.kill(process.pid, number)
         await process.communicate()  # to the end of its pipes, which closes them
         return process.returncode or 0
 

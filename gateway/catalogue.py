@@ -40,12 +40,12 @@ class ModelCard(BaseModel):
         None, ge=0, description="USD per million input tokens the provider had cached; by default input_usd."
     )
     window_tokens: int = Field(ge=256, description="Context window: prompt and answer together.")
-    capabilities: list[Capability] = Field(
-        default_factory=list, description="tools, json, vision, reasoning, logprobs; told, not enforced."
+    capabilities: tuple[Capability, ...] = Field(
+        (), description="tools, json, vision, reasoning, logprobs; told, not enforced."
     )
 
 
-_USUAL: Final = [Capability.TOOLS, Capability.JSON]
+_USUAL: Final = (Capability.TOOLS, Capability.JSON)
 
 SEED_MODELS: Final[Mapping[str, ModelCard]] = {
     "deepseek-v4-flash": ModelCard(
@@ -58,7 +58,7 @@ SEED_MODELS: Final[Mapping[str, ModelCard]] = {
         input_usd=2.50,
         output_usd=10.00,
         window_tokens=128_000,
-        capabilities=[*_USUAL, Capability.VISION],
+        capabilities=(*_USUAL, Capability.VISION),
     ),
 }
 

@@ -95,7 +95,7 @@ def _card(model: Mapping[str, Any]) -> ModelCard:
         cached_input_usd=cached,
         output_usd=made,
         window_tokens=window,
-        capabilities=_capabilities(model),
+        capabilities=tuple(_capabilities(model)),
     )
 
 

@@ -64,7 +64,7 @@ def test_capabilities_come_from_parameters_flags_and_modalities() -> None:
     }
     card = one({**TOGETHER, "capabilities": {"function_calling": True, "vision": False}}).card
     assert card is not None
-    assert card.capabilities == [Capability.TOOLS]
+    assert card.capabilities == (Capability.TOOLS,)
 
 
 @pytest.mark.parametrize(
