@@ -59,6 +59,17 @@ class SharedStore:
 
     async def ask(self, call: Callable[[Redis], Awaitable[T]]) -> T:
         """What `call` gives. Raises: StoreDown: unavailable; perhaps the call takes effect all the same."""
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
+        try:
+            return await self._ask(call)
+        finally:
+            # redis-py closes a connection under asyncio.wait_for, which on Python 3.11 returns as if nothing
+            # had been when it is cancelled at that moment. A loop that asks for ever would then never end.
+            if task is not None and task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError
+
+    async def _ask(self, call: Callable[[Redis], Awaitable[T]]) -> T:
         try:
             with guarded(
                 self._breaker, self._clock, _blame, patience_s=self._timeout_s, fair_s=self._timeout_s

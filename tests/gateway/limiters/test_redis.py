@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway.allowances import Quota, Resource
 from gateway.limiters.redis import RedisLimiter
@@ -198,3 +199,21 @@ async def test_a_store_that_is_down_is_left_alone_and_then_tried_again(valkey: V
             except StoreDown:
                 await asyncio.sleep(0.05)
     await store.close()
+
+
+async def test_a_cancellation_that_the_client_swallows_is_one_all_the_same(valkey: ValkeyProcess) -> None:
+    """As redis-py does on Python 3.11 when it is cancelled while it closes a connection."""
+    store, asks = store_at(valkey.url), asyncio.Event()
+
+    async def swallow(_redis: Redis) -> int:
+        asks.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return 1
+
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(store.ask(swallow))
+        await asks.wait()
+        asking.cancel()
+    await store.close()
+    assert asking.cancelled()
