@@ -233,7 +233,7 @@ OWN: Final = (
     Scenario(
         "F08",
         "long wait for the first token",
-        Setup((acts.well(first_s=0.6),), server={"keepalive_s": 0.2}, timers={"first_content_s": 3}),
+        Setup((acts.well(first_s=1.5),), server={"keepalive_s": 0.2}, timers={"first_content_s": 5}),
         [COMMENTED, *NO_RESCUE_NEEDED],
         modes=STREAMED,
     ),
