@@ -142,7 +142,7 @@ class Ledger:
         for segment in self._spool.seal():
             await self._append(await asyncio.to_thread(self._read, segment))
             self._spool.forget(segment)
-            await asyncio.to_thread(spool.remove, segment)
+            spool.remove(segment)  # microseconds; in a thread it could be cancelled in between
         while self._in_memory:
             group = [self._in_memory[n] for n in range(min(GROUP_RECORDS, len(self._in_memory)))]
             await self._append(group)

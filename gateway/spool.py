@@ -7,7 +7,7 @@ Records go into the active segment, a file; `seal` ends it and begins another wi
 segment is read, sent to the journal, and removed. Every file is locked by the process that fills it, so
 whoever gets the lock of another's file knows that its process is gone, and adopts it.
 
-The methods are the event loop's; `orphans`, `read` and `remove` are for a thread.
+What is here is the event loop's, but for `orphans` and `read`, which are for a thread.
 """
 
 import errno
