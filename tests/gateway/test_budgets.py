@@ -85,7 +85,7 @@ async def test_the_first_request_waits_for_a_lease_and_the_next_need_no_register
     async with rig() as made:
         await spend(made.gateways[0], 0.001)
         made.registers[HOME].go_down()
-        await spend(made.gateways[0], 0.001)
+        assert await spend(made.gateways[0], 0.001) == 0.001
         made.registers[HOME].come_up()
 
 

@@ -66,7 +66,8 @@ async def test_a_generation_without_answers_is_closed_at_once() -> None:
     old, new = Model("old"), Model("new")
     async with Generations(old.generation()).running() as chat:
         chat.replace(new.generation())
-        await asyncio.wait_for(old.is_closed.wait(), 1)
+        assert await asyncio.wait_for(old.is_closed.wait(), 1)
+        assert not new.is_closed.is_set()
 
 
 async def test_a_request_that_failed_holds_nothing_open() -> None:

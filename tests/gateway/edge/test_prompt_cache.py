@@ -195,8 +195,8 @@ async def test_the_last_one_to_leave_ends_the_call(cached: Cached) -> None:
         await until(lambda: cached.calls == 1)
         for task in asked:
             task.cancel()
-    async with asyncio.timeout(2):
-        await cached.provider.left.wait()
+    assert await asyncio.wait_for(cached.provider.left.wait(), 2)
+    assert cached.calls == 1
 
 
 async def test_the_others_do_not_fail_by_the_firsts_deadline(cached: Cached) -> None:

@@ -46,6 +46,7 @@ async def test_nobody_waits_where_it_is_known() -> None:
         for _ in range(20):
             crowd.create_task(place.ask())
         await until(place, 20)
+        assert not place.answers.is_set()
         place.answers.set()
 
 
@@ -72,6 +73,7 @@ async def test_a_scout_that_leaves_makes_room_for_the_next() -> None:
         await until(place, AT_A_TIME)
         crowd.create_task(place.ask())
         await asyncio.sleep(0)
+        assert place.asked == AT_A_TIME
         leaving[0].cancel()
         await until(place, AT_A_TIME + 1)
         place.answers.set()

@@ -151,6 +151,7 @@ async def test_a_write_that_was_not_yet_visible_survives_a_restart(tmp_path: Pat
     async with running_node(tmp_path, visibility_delay_ms=600_000) as node:
         await make_index(node)
         await node.ok("POST", UPSERT, {"vectors": [vector("a", 1, 1)]})
+        assert await ids_found(node) == []
     async with running_node(tmp_path) as node:
         await until(lambda: ids_found(node), lambda ids: ids == ["a"])
 

@@ -114,7 +114,9 @@ async def test_a_wiped_index_without_another_replica_is_rebuilt_from_a_whole_log
     async with region.following():
         await region.is_at_the_end()
         region.replica.wipe()
+        assert region.ids() == set()
         await region.is_at_the_end()
+        assert region.ids() == {"b"}
 
 
 @pytest.mark.parametrize("what", ["trimmed", "another stream"])

@@ -122,6 +122,7 @@ async def test_an_index_that_was_emptied_gets_a_new_one() -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not replica.contents(canary.NAMESPACE):  # noqa: ASYNC110 - the keeper tells nobody
                 await asyncio.sleep(0.01)
+    assert list(replica.contents(canary.NAMESPACE)) == [canary.ID]
 
 
 async def test_nothing_is_written_once_the_lease_is_about_to_end() -> None:

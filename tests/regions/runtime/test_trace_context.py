@@ -22,7 +22,8 @@ def test_what_is_told_is_what_is_read(trace_id: int, span_id: int, is_sampled: b
 
 @given(st.text())
 def test_no_text_breaks_the_parser(text: str) -> None:
-    parse(text, [text])
+    found = parse(text, [text])
+    assert found is None or parse(found.header(), [found.state]) == found
 
 
 @pytest.mark.parametrize(
