@@ -449,8 +449,11 @@ class Follower:
                 self._wake(lane, lane.retry_s)
         elif lane.state is State.RESOLVING:
             self._resolve(lane, now_s)
-        elif lane.state is State.COPYING and lane.retry_s <= now_s:
-            self._copy(lane)
+        elif lane.state is State.COPYING:
+            if now_s >= lane.retry_s:
+                self._copy(lane)
+            else:
+                self._wake(lane, lane.retry_s)
 
     def _flow(self, lane: Lane, now_s: float) -> None:
         if not lane.queue:

@@ -15,8 +15,6 @@ from tests.simulation.planted import PLANTS
 from tests.simulation.world import Plan, Violation, World, run_plan, run_seed
 
 SEEDS: Final = 301
-KNOWN: Final = 254
-"""The home copies a namespace anew while a filter's ids are open: all three regions wait for each other."""
 CALM: Final = Plan(seed=1, storm_s=2.5, namespaces=2, write_every_s=0.2)
 
 
@@ -26,12 +24,7 @@ def trace_of(world: World) -> str:
 
 @pytest.mark.slow
 def test_no_seed_breaks_a_promise() -> None:
-    assert campaign([seed for seed in range(SEEDS) if seed != KNOWN]) == []
-
-
-@pytest.mark.xfail(strict=True, reason="not converged: all three regions wait for each other")
-def test_a_home_that_copies_beside_an_open_intent_converges() -> None:
-    assert campaign([KNOWN]) == []
+    assert campaign(range(SEEDS)) == []
 
 
 @pytest.mark.parametrize("seed", [3, 7, 25])

@@ -516,6 +516,20 @@ def test_a_copy_that_failed_is_tried_again() -> None:
     assert story.one(moves.Copy).applied == 25
 
 
+def test_a_copy_that_failed_is_tried_again_also_when_the_lane_is_woken_for_something_else_first() -> None:
+    story = Story(at(10), is_home=True)
+    story.hear(11, DeleteByFilter({"n": 1}))
+    story.tell(moves.Announced(A, is_done=False))  # to be asked for again in 0.2 s
+    story.tell(moves.Sought(A, is_found=True))
+    story.later(0.1)
+    story.one(moves.Copy)
+    story.tell(moves.CopyFailed(A))
+    story.later(0.15)
+    assert story.all(moves.Copy) == []
+    story.later(0.1)
+    assert story.one(moves.Copy).applied == 10
+
+
 def test_a_copy_waits_for_what_is_in_flight_and_for_what_may_still_land() -> None:
     story = Story(at(10))
     story.hear(11, put("x"))
