@@ -121,13 +121,16 @@ async def force(
 ) -> Outcome:
     """Make `to` the home without asking the old one.
 
-    Raises: LogUnavailable: the new home's log or too many registers cannot be reached. Conflict.
+    Raises: LogUnavailable: the new home's log or too many registers cannot be reached. NotCaughtUp: it never
+    followed the old home. Conflict.
     """
     registers = {place.region: place.registers for place in places}
     seen = await homes.look(registers, index, timeout_s=CALL_S)
     old, target = _decided(seen), _log(places, to)
     say(f"letting {to} apply what it received from {old.region}")
     told, lacking = await _held(registers[to], index, old, target.shards, drain_s)
+    if any(each is None or not each.incarnation for each in told):
+        raise NotCaughtUp(f"{to} never followed {old.region}: nothing of the index would be left")
     ends = [each.received if each else 0 for each in told]
     lost = old.term.not_in([each.incarnation if each else "" for each in told])
     ahead = await _ahead({r: each for r, each in registers.items() if r not in (to, old.region)}, old, ends)
@@ -249,7 +252,11 @@ async def _missing(
 async def _held(
     registers: Registers, index: IndexName, old: Home, shards: int, timeout_s: float
 ) -> tuple[list[Progress | None], list[str]]:
-    """How far the region received every shard, and which namespaces lack some of that."""
+    """How far the region received every shard, and which namespaces lack some of that.
+
+    Raises: LogUnavailable.
+    """
+    told: list[Progress | None] | None = None
     lacking: list[str] = []
     try:
         async with asyncio.timeout(timeout_s):
@@ -260,8 +267,9 @@ async def _held(
                     break
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        pass  # what lacks something is named to whoever asked for this
-    return told, lacking
+        if told is None:
+            raise LogUnavailable("the new home does not say how far it is") from None
+    return told, lacking  # what lacks something is named to whoever asked for this
 
 
 async def _ahead(others: Mapping[RegionId, Registers], old: Home, ends: Sequence[int]) -> list[str]:

@@ -27,6 +27,7 @@ from regions.replicator.follower import Pace
 from regions.replicator.lease import Lease, LeaseLost
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Site
+from regions.replicator.watermarks import Progress
 from regions.runtime.tracing import Tracer
 
 _CALL_S: Final = 2.0
@@ -141,6 +142,7 @@ class Daemon:
 
     async def _follow(self, route: Route, log: Log) -> None:
         """One driver after the other, each after what the one before sent has settled."""
+        reached: Progress | None = None
         while True:
             driver = Driver(
                 route,
@@ -152,6 +154,7 @@ class Daemon:
                 calls=self._calls,
                 tracer=self._around.tracer,
                 tell=self._around.tell,
+                reached=reached,
             )
             driver.feed(moves.Leased(self._until_s))
             self.drivers[route.home, route.shard] = driver
@@ -159,6 +162,7 @@ class Daemon:
                 await driver.run()
             except (LogTrimmed, LogRecreated, LogCorrupt, IndexWiped, TermCut):
                 del self.drivers[route.home, route.shard]
+                reached = driver.reached
                 await asyncio.sleep(self._pace.call_timeout_s + self._pace.apply_settle_s)
 
     async def _renew(self, lease: Lease) -> None:

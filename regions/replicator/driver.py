@@ -80,6 +80,11 @@ class TermCut(RegionsError):
     """A term of this log turns out to have been ended by force: see `_probe`."""
 
 
+def cut_key(index: str, epoch: int) -> str:
+    """How a term that was ended by force is called among the markers; an index's name has no such sign."""
+    return f"{index}#{epoch}"
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A term that was ended without its log, at `end`: what that log took beyond it is no history.
@@ -94,14 +99,14 @@ class Cut:
 
     @property
     def key(self) -> str:
-        """How it is called among the markers, once it was dealt with; an index's name has no such sign."""
-        return f"{self.index}#{self.epoch}"
+        """How it is called among the markers, once it was dealt with."""
+        return cut_key(self.index, self.epoch)
 
     def is_in(self, progress: Progress | None) -> bool:
-        """Whether a follower that was there took in what is no history."""
+        """Whether a follower took in what is no history: a change, for beats and fences leave nothing."""
         if progress is None or self.stream not in ("", progress.incarnation):
             return False
-        return progress.received > self.end
+        return progress.changed.get(self.index, 0) > self.end
 
 
 class Epochs(Protocol):
@@ -113,6 +118,13 @@ class Epochs(Protocol):
 
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         """The terms of these indexes at that home that were ended by force, as far as is known."""
+        ...
+
+    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
+        """Whether another region is home, and our follower of its log has come to the present epoch.
+
+        Then nobody but that follower changes the index here.
+        """
         ...
 
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
@@ -143,8 +155,14 @@ class Driver:
         calls: Calls | None = None,
         tracer: Tracer | None = None,
         tell: Tell = tell_nobody,
+        reached: Progress | None = None,
     ) -> None:
-        """`calls` counts what is under way at the indexes."""
+        """`calls` counts what is under way at the indexes.
+
+        `reached` is where the driver before this one had come to: it need not have saved that, and may have
+        applied it.
+        """
+        self._reached = reached
         self._tracer = tracer
         self._route, self._log, self._epochs, self._pacers = route, log, epochs, pacers
         self._writer, self._pace = writer, pace
@@ -167,6 +185,12 @@ class Driver:
         self._tasks = asyncio.TaskGroup()
         self._is_over = False
         self._looking = asyncio.Lock()
+
+    @property
+    def reached(self) -> Progress | None:
+        """How far this driver, or else the one before it, has come."""
+        progress = self.follower.progress
+        return progress if progress.incarnation else self._reached
 
     async def run(self) -> NoReturn:
         """Follow until something ends it.
@@ -217,10 +241,17 @@ class Driver:
         """Raises: IndexWiped: an index is not the one that it was. TermCut: a term was ended by force."""
         while True:
             await asyncio.sleep(self._pace.look_every_s)
-            known = self.follower.progress.markers
-            if news := [cut.key for cut in self._cuts() if cut.key not in known]:
-                raise TermCut(f"ended by force: {', '.join(news)}")
+            self._note_cuts()
             await self._look()
+
+    def _note_cuts(self) -> None:
+        """Remember which terms were ended by force. Raises: TermCut: what is beyond an end was taken in."""
+        known = self.follower.markers
+        news = [cut for cut in self._cuts() if cut.key not in known]
+        if taken_in := [cut.key for cut in news if cut.is_in(self.follower.progress)]:
+            raise TermCut(f"ended by force: {', '.join(taken_in)}")
+        if news:
+            self.feed(moves.Marked({**known, **{cut.key: "seen" for cut in news}}))
 
     async def _look(self) -> None:
         """Raises: IndexWiped."""
@@ -271,7 +302,8 @@ class Driver:
             case moves.Survey():
                 self.feed(await self._snapshots.survey(effect))
             case moves.Seek():
-                self.feed(await self._snapshots.seek(effect))
+                if not self._has_moved_on(effect.namespace.index):
+                    self.feed(await self._snapshots.seek(effect))
             case moves.Copy():
                 with spans.copy_trace(self._tracer, self._route.home, effect) as trace:
                     event = await self._snapshots.copy(effect, self._copying)
@@ -387,14 +419,12 @@ class Driver:
     def _as_history(self, entry: Entry) -> Entry:
         """The entry, or, when it is no part of its index's history, its place with nothing in it.
 
-        Raises: TermCut: it is none, and what came before it has not been looked through for such yet.
+        Raises: TermCut: it is none, and what came before it was none either.
         """
         is_change = entry.index and not isinstance(entry.body, EpochOpened)
         if not is_change or self._epochs.is_history(self._route.home, entry):
             return entry
-        known = self.follower.progress.markers
-        if any(cut.key not in known for cut in self._cuts() if cut.index == entry.index):
-            raise TermCut(f"{entry.index} was moved by force: {entry.sequence} is no part of its history")
+        self._note_cuts()
         return replace(entry, body=Heartbeat())
 
     def _cuts(self) -> Sequence[Cut]:
@@ -465,16 +495,30 @@ class Driver:
         """
         while True:
             try:
-                progress = await self._claim()
+                progress = self._as_reached(await self._claim())
                 shard = await self._log.state(self._route.shard, timeout_s=_CALL_S)
             except (LogUnavailable, Conflict):
                 await asyncio.sleep(_AGAIN_S)
             else:
                 tokens, wiped = await self._markers.check(progress.markers if progress else {})
+                wiped = [index for index in wiped if not self._has_moved_on(index)]
                 news = [cut for cut in self._cuts() if cut.key not in tokens]
                 wiped += [cut.index for cut in news if cut.is_in(progress)]
                 tokens |= {cut.key: "seen" for cut in news}
                 return moves.Probed(progress, shard, list(dict.fromkeys(wiped)), tokens)
+
+    def _has_moved_on(self, index: IndexName) -> bool:
+        """Whether the index is another follower's matter, and none of ours to copy."""
+        return self._epochs.has_moved_on(self._route.home, self._route.shard, index)
+
+    def _as_reached(self, saved: Progress | None) -> Progress | None:
+        """The record, with the changes that were taken in after it was saved."""
+        reached = self._reached
+        if saved is None or reached is None or reached.incarnation != saved.incarnation:
+            return saved
+        known = saved.changed
+        later = {i: sequence for i, sequence in reached.changed.items() if sequence > known.get(i, 0)}
+        return msgspec.structs.replace(saved, changed={**known, **later})
 
     async def _claim(self) -> Progress | None:
         found = await self._route.here.registers.get(self._key, timeout_s=_CALL_S)

@@ -10,8 +10,8 @@ from regions.live import Live
 from regions.logs.base import Entry, Fence
 from regions.names import IndexName, RegionId
 from regions.positions import Epoch, Lsn, epoch_of, sequence_of
-from regions.replicator.driver import Cut
-from regions.topology import Home, Term, Topology
+from regions.replicator.driver import Cut, cut_key
+from regions.topology import Followed, Home, Term, Topology
 
 FENCE_S: Final = 5.0
 LOOK_AGAIN_S: Final = 60.0
@@ -54,6 +54,14 @@ class LiveEpochs:
             for term in known.terms
             if term.is_forced and term.region == home and shard < len(term.ends) and shard not in term.lost
         ]
+
+    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
+        topology = self._live.topology
+        known = topology.homes.get(index)
+        if known is None or known.region == home:
+            return False
+        told = topology.progress.get((topology.here, known.region, shard))
+        return told is not None and index not in told.gates and told.epochs.get(index, 0) >= known.epoch
 
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
         homes = self._live.topology.homes
@@ -98,4 +106,13 @@ def _is_applied(topology: Topology, home: Home, term: Term) -> bool:
                 return False
         elif told.received < end or any(mark.applied < end for mark in marks):
             return False
+        elif any(mark.is_copying for mark in marks) or _holds_a_tail(home, term, shard, told):
+            return False  # a copy, under way or to come, would be written over what comes next
     return True
+
+
+def _holds_a_tail(home: Home, term: Term, shard: int, told: Followed) -> bool:
+    """Whether something beyond the term's end was taken in, or it is not known yet that nothing was."""
+    is_cut = term.is_forced and shard not in term.lost
+    is_seen = cut_key(home.index, term.epoch) in told.markers
+    return is_cut and not is_seen and told.changed.get(home.index, 0) > term.ends[shard]

@@ -94,6 +94,7 @@ class Follower:
         self._epochs: dict[IndexName, Epoch] = {}
         self._shard: ShardState | None = None
         self._markers: dict[str, str] = {}
+        self._changed: dict[IndexName, int] = {}
         self._lease_s = -NEVER_S
         self._timers: list[tuple[float, int, NamespaceRef]] = []
         self._timer_count = 0
@@ -177,6 +178,7 @@ class Follower:
             gates={str(index): gate for index, gate in self._gates.items()},
             epochs={str(index): int(epoch) for index, epoch in self._epochs.items()},
             markers=self._markers,
+            changed={str(index): sequence for index, sequence in self._changed.items()},
         )
 
     def _handle(self, event: Event, now_s: float) -> None:
@@ -258,6 +260,7 @@ class Follower:
         self._incarnation, self._is_first = saved.incarnation, saved.is_first
         self._received, self._received_s = saved.received, saved.received_s
         self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in saved.epochs.items()}
+        self._changed = {IndexName(index): sequence for index, sequence in saved.changed.items()}
         for key, mark in saved.behind.items():
             lane = _lane_of(namespace_of(key), mark)
             self._lanes[lane.namespace] = lane
@@ -287,6 +290,7 @@ class Follower:
             self._incarnation, self._is_first = source.incarnation, source.is_first
             self._received, self._received_s = source.received, source.received_s
             self._epochs = {IndexName(index): Epoch(epoch) for index, epoch in source.epochs.items()}
+            self._changed = {IndexName(index): sequence for index, sequence in source.changed.items()}
             self._gates = {IndexName(index): gate for index, gate in source.gates.items()}
         for namespace in event.namespaces:
             applied = ours.mark(namespace).applied if is_same else before
@@ -304,6 +308,7 @@ class Follower:
         self.phase = Phase.STREAMING
         self._is_first = not self._incarnation
         self._incarnation, self._received = shard.incarnation, shard.origin - 1
+        self._changed.clear()
         for lane in self._lanes.values():
             lane.applied = lane.queryable = self._received
             lane.invisible.clear()
@@ -319,6 +324,7 @@ class Follower:
         self._forget_lanes()
         self._gates.clear()
         self._epochs.clear()
+        self._changed.clear()
         self._begin_reading(now_s)
 
     def _begin_reading(self, now_s: float) -> None:
@@ -355,6 +361,8 @@ class Follower:
                 if self._epochs.get(entry.index, 0) < entry.epoch:
                     self._open_gate(entry.index, Gate(entry.epoch, entry.sequence))
             case _:
+                if not isinstance(entry.body, Resolved):
+                    self._changed[entry.index] = max(self._changed.get(entry.index, 0), entry.sequence)
                 self._route(entry, now_s, is_fresh=is_fresh)
         if self._is_replaying and self._read >= self._received:
             self._end_replay(now_s)

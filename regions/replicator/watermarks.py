@@ -85,6 +85,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """The epoch of each index that this follower applies."""
     markers: dict[str, str] = {}
     """What the follower left in each index, to know it again."""
+    changed: dict[str, int] = {}
+    """The last change of each index that was taken in: only changes beyond a term's end make a tail."""
 
     def mark(self, namespace: NamespaceRef) -> Mark:
         """Where the namespace stands: its own mark, or the shard's."""

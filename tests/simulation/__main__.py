@@ -1,6 +1,7 @@
 """`python -m tests.simulation [seeds] [first]`: run many seeds on all cores; print those that fail."""
 
 import sys
+from collections import Counter
 
 from tests.simulation.campaign import campaign, moving_campaign
 
@@ -10,12 +11,19 @@ def main() -> int:
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     failures = campaign(range(first, first + seeds))
     moved, passed = moving_campaign(range(first, first + seeds))
-    for failure in failures + moved:
+    forced, happened = moving_campaign(range(first, first + seeds), forced=1)
+    for failure in failures + moved + forced:
         print(failure)
     print(f"{seeds} seeds from {first}, {len(failures)} failed")
-    told = ", ".join(f"{count} {what}" for what, count in sorted(passed.items()))
-    print(f"{seeds} seeds from {first} where homes move, {len(moved)} failed: {told}")
-    return 1 if failures or moved else 0
+    print(f"{seeds} seeds from {first} where homes move, {len(moved)} failed: {_told(passed)}")
+    print(
+        f"{seeds} seeds from {first} where one is replaced by force, {len(forced)} failed: {_told(happened)}"
+    )
+    return 1 if failures or moved or forced else 0
+
+
+def _told(passed: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(passed.items()))
 
 
 if __name__ == "__main__":

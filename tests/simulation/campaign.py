@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.simulation.moving import run_moving_seed
 from tests.simulation.world import Violation, run_seed
@@ -19,10 +20,10 @@ def failure_of(seed: int) -> str | None:
     return None
 
 
-def moving_failure_of(seed: int) -> tuple[str | None, Counter[str]]:
+def moving_failure_of(seed: int, forced: int = 0) -> tuple[str | None, Counter[str]]:
     """What is wrong where homes move, and what came to pass: promotions, acknowledged writes, tails."""
     try:
-        world = run_moving_seed(seed)
+        world = run_moving_seed(seed, forced=forced)
     except Violation as error:
         return str(error), Counter()
     passed = Counter(world.done)
@@ -36,10 +37,10 @@ def campaign(seeds: Sequence[int]) -> list[str]:
         return [found for found in pool.map(failure_of, seeds, chunksize=10) if found is not None]
 
 
-def moving_campaign(seeds: Sequence[int]) -> tuple[list[str], Counter[str]]:
-    """The same where homes move, and what came to pass in all of them."""
+def moving_campaign(seeds: Sequence[int], forced: int = 0) -> tuple[list[str], Counter[str]]:
+    """The same where homes move, `forced` times by force, and what came to pass in all of them."""
     with _pool() as pool:
-        told = [*pool.map(moving_failure_of, seeds, chunksize=10)]
+        told = [*pool.map(partial(moving_failure_of, forced=forced), seeds, chunksize=10)]
     passed: Counter[str] = Counter()
     for _, each in told:
         passed.update(each)

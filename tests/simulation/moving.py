@@ -89,6 +89,7 @@ def moving_plan(seed: int) -> MovingPlan:
         kills=rng.choice((0, 1, 3)),
         stops=rng.choice((0, 0, 2)),
         cuts=rng.choice((0, 1)),
+        resync=rng.random() < 0.2,
         poison=rng.random() < 0.1,
         planned=rng.choice((1, 2, 3)),
         broken_off=rng.choice((0, 0, 1)),

@@ -194,6 +194,9 @@ class Epochs:
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         return ()
 
+    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
+        return False
+
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
         return False
 

@@ -16,6 +16,7 @@ from regions.replicator.driver import Cut, Driver, TermCut
 from regions.replicator.follower import Pace
 from regions.replicator.pacing import Pacer
 from regions.replicator.snapshot import Route, Site
+from regions.replicator.watermarks import Progress, decode, progress_key
 from tests.regions.replicator.entries import EPOCH, INDEX, A, put
 
 US, EU, AP = RegionId("us"), RegionId("eu"), RegionId("ap")
@@ -33,6 +34,9 @@ class Epochs:
 
     def cuts(self, home: RegionId, shard: int, indexes: Sequence[IndexName]) -> Sequence[Cut]:
         return [] if self.end is None else [Cut(INDEX, EPOCH, self.end)]
+
+    def has_moved_on(self, home: RegionId, shard: int, index: IndexName) -> bool:
+        return False
 
     def is_only_stream(self, home: RegionId, shard: int, indexes: Sequence[IndexName], stream: str) -> bool:
         return False
@@ -71,6 +75,14 @@ class Place:
     async def ids(self) -> set[str]:
         return set((await self.replica.fetch(A, ["a", "b", "tail"], timeout_s=1)).records)
 
+    async def told(self, holds: Callable[[Progress], bool]) -> None:
+        """Wait until the follower has saved such a record."""
+        async with asyncio.timeout(5):
+            while (  # noqa: ASYNC110 - nobody sets an event for us
+                saved := await self.site.registers.get(progress_key(US, 0), timeout_s=1)
+            ) is None or not holds(decode(saved.value)):
+                await asyncio.sleep(0.01)
+
     async def holds(self, *ids: str) -> None:
         async with asyncio.timeout(5):
             while await self.ids() != set(ids):  # noqa: ASYNC110 - nobody sets an event for us
@@ -106,6 +118,23 @@ async def test_a_tail_is_not_applied_and_is_taken_out_where_it_was() -> None:
             assert more > end
             await asyncio.sleep(4 * PACE.look_every_s)  # time enough to apply it, or to begin once more
             assert await old.ids() == await third.ids() == await new.ids() == {"a", "b"}
+
+
+async def test_a_fence_and_beats_beyond_an_end_are_no_tail_and_nothing_is_copied() -> None:
+    clock = asyncio.get_running_loop().time
+    log = MemoryLog(US, MemoryRegisters(), clock, shards=1)
+    await log.start()
+    fence = await log.open_epoch(INDEX, EPOCH, timeout_s=1)
+    old = Place(US, log, clock)
+    (end,) = await _append(log, fence, "a", "b")
+    await log.open_epoch(INDEX, Epoch(EPOCH + 1), timeout_s=1)
+    last = (await log.state(0, timeout_s=1)).last
+    async with old.following() as working:
+        await old.told(lambda progress: progress.received == last > end)
+        old.epochs.end = end
+        await old.told(lambda progress: f"{INDEX}#{EPOCH}" in progress.markers)
+        assert not working.done()
+        assert await old.ids() == {"a", "b"}
 
 
 async def _append(log: MemoryLog, fence: Fence, *ids: str) -> list[int]:
