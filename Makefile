@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits cache-bench chaos lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits cache-bench chaos monitoring lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,7 @@ up: $(VENV)/.runtime  ## Start three regions here, ask each a question, keep the
 
 test: $(VENV)/.dev  ## Run every test
 	@.ci/node-sdks
+	@.ci/promtool
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style and types
@@ -62,6 +63,9 @@ fairness: $(VENV)/.dev  ## What one tenant's flood, or an ingestion, does to oth
 
 chaos: $(VENV)/.dev  ## Kill and cut three regions under writes; count what is lost
 	@$(BIN)/python -m bench.chaos $(ARGS)
+
+monitoring: $(VENV)/.runtime  ## Write helm/monitoring anew: alert rules and dashboards
+	@$(BIN)/python -m gateway.monitoring
 
 lock: $(VENV)/.lock-tool  ## Resolve the dependencies anew and write their hashes
 	@mkdir -p requirements

@@ -16,7 +16,7 @@ LAYERS: Final = {
     "gateway": (
         ("__main__",),
         ("cli",),
-        ("up", "quality"),
+        ("up", "quality", "monitoring"),
         ("app", "replication"),
         ("llm",),
         ("generations", "reload"),

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from gateway.edge import render
 from gateway.receipts import Receipts
@@ -81,9 +81,10 @@ def _probes(
         body = {"ready": ready, **await facts()}
         return render.json_response(body, status=200 if ready else 503)
 
-    async def metrics(_: web.Request) -> web.Response:
-        exposition: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-        return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: web.Request) -> web.Response:
+        # Exemplars are in OpenMetrics alone, which Prometheus asks for; who asks for nothing gets plain text.
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     return [web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 

@@ -82,7 +82,8 @@ async def storm(gateway: Running, rng: random.Random) -> None:
 
 async def series(gateway: Running) -> set[str]:
     """Every series there is, by name and labels."""
-    async with gateway.session.get(f"{gateway.operators_url}/metrics") as response:
+    accept = {"Accept": "application/openmetrics-text"}
+    async with gateway.session.get(f"{gateway.operators_url}/metrics", headers=accept) as response:
         exposition = await response.text()
     families = text_string_to_metric_families(exposition)  # type: ignore[no-untyped-call]
     return {f"{each.name}{sorted(each.labels.items())}" for family in families for each in family.samples}

@@ -180,7 +180,8 @@ async def test_what_went_well_is_forgotten_and_what_fell_short_is_kept(tmp_path:
         broken = await chat(gateway, {"x-request-id": "broken"}, rag={"mode": "off"})
         assert broken.status == 503
         await collector.until(lambda c: len(c.named("POST /v1/chat/completions")) == 2)
-        metrics = await (await gateway.session.get(f"{gateway.operators_url}/metrics")).text()
+        accept = {"Accept": "application/openmetrics-text"}
+        metrics = await (await gateway.session.get(f"{gateway.operators_url}/metrics", headers=accept)).text()
     short, error = collector.named("POST /v1/chat/completions")
     assert short.attributes["meridian.request_id"] == "short"
     assert short.attributes["meridian.kept"] == "degraded"
