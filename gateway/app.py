@@ -27,6 +27,7 @@ from gateway.config_checks import cross_check
 from gateway.data import word_rates
 from gateway.edge import operators
 from gateway.edge.connection import Patience, serving
+from gateway.edge.console import Console
 from gateway.edge.openai import OpenAIFace
 from gateway.edge.pinecone import PineconeFace, PineconePipelines
 from gateway.edge.server import Edge
@@ -109,9 +110,19 @@ async def run_gateway(
         )
         record = None if ledger is None else ledger.record
         gateway = await _build(config, config_dir, telemetry, log, observer, tracing.tracer, record, stack)
-        operators_app = operators.application(
-            telemetry.registry, gateway.is_ready, gateway.facts, receipts, _admin_key(config, config_dir)
+        console = Console(
+            telemetry.registry,
+            gateway.facts,
+            receipts,
+            lambda: gateway.tenants.file.tenants,
+            lifecycle.wall_clock,
         )
+        admin_key = _admin_key(config, config_dir)
+        operators_app = operators.application(
+            telemetry.registry, gateway.is_ready, gateway.facts, receipts, admin_key, console
+        )
+        if admin_key is not None:  # without one nobody may see it
+            await stack.enter_async_context(_running(console.watch()))
         patience = Patience(config.server.head_timeout_s, config.server.write_timeout_s)
         await stack.enter_async_context(serving(operators_app, operators_sock, patience))
         if gateway.imports.imported.problems:

@@ -48,6 +48,7 @@ VALUES: Final = ("regions.replicator.watermarks", "regions.replicator.canary")
 """Lie lowest too: what a replicator tells everyone stands beside the replicator."""
 
 PURE: Final = (
+    "gateway.console",
     *("gateway.policies", "gateway.wire", "gateway.routes", "gateway.catalogue", "gateway.messages"),
     *(
         "gateway.errors",

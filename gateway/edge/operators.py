@@ -1,4 +1,4 @@
-"""The operators' port: /livez, /readyz, /metrics, /admin. Never the tenants' port.
+"""The operators' port: /livez, /readyz, /metrics, /admin, /console. Never the tenants' port.
 
 Liveness checks no dependency, so that an outage elsewhere restarts nobody; readiness flips on start-up
 and drain only, and shows dependencies without gating on them. What `/admin` shows names tenants, so it wants
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from gateway.edge import render
+from gateway.edge.console import Console
 from gateway.receipts import Receipts
 
 Facts = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,6 +31,7 @@ def application(
     facts: Facts,
     receipts: Receipts,
     admin_key: str | None,
+    console: Console,
 ) -> web.Application:
     """The operators' application; `facts` tells what /readyz shows beside its verdict.
 
@@ -57,8 +59,10 @@ def application(
             *_probes(registry, is_ready, facts),
             web.get(f"{ADMIN}receipts", latest),
             web.get(f"{ADMIN}receipts/{{id}}", receipt),
+            *console.routes(),
         ]
     )
+    app.on_shutdown.append(console.close)
     return app
 
 
