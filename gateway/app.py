@@ -116,6 +116,7 @@ async def run_gateway(
             receipts,
             lambda: gateway.tenants.file.tenants,
             lifecycle.wall_clock,
+            lambda error: log.error("console_failed", exc_info=error),
         )
         admin_key = _admin_key(config, config_dir)
         operators_app = operators.application(

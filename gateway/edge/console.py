@@ -50,7 +50,10 @@ class Console:
         receipts: Receipts,
         tenants: Callable[[], Sequence[Tenant]],
         wall_clock: Callable[[], float],
+        tell: Callable[[Exception], None],
     ) -> None:
+        """`tell` hears of a frame that could not be made."""
+        self._tell, self._failed = tell, False
         self._registry, self._facts, self._receipts = registry, facts, receipts
         self._tenants, self._wall_clock = tenants, wall_clock
         self._history = History()
@@ -60,9 +63,19 @@ class Console:
         self._over = asyncio.Event()
 
     async def watch(self) -> NoReturn:
-        """Make a frame every second, until cancelled."""
+        """Make a frame every second, until cancelled.
+
+        A frame that cannot be made is told once, until one can be again: the gateway goes on without its console.
+        """
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - told: answers are worth more than a page about them
+                if not self._failed:
+                    self._tell(error)
+                self._failed = True
+            else:
+                self._failed = False
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:

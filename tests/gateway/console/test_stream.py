@@ -8,8 +8,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
-from gateway.edge.console import READERS
+from gateway.edge.console import READERS, Console
+from gateway.receipts import Receipts
 from tests.gateway.running import KEY, Running, running_gateway, tenants_file
 
 ADMIN_KEY = "key-of-the-operators"
@@ -96,3 +98,21 @@ async def test_readers_are_bounded_and_one_that_leaves_makes_room(gateway: Runni
             async with gateway.session.get(url, headers=ADMIN) as response:
                 status = response.status
     assert status == 200
+
+
+async def test_a_frame_that_cannot_be_made_is_told_once_and_ends_nothing() -> None:
+    told: list[Exception] = []
+    looks = asyncio.Queue[None]()
+
+    async def facts() -> dict[str, Any]:
+        looks.put_nowait(None)
+        raise ValueError("no facts today")
+
+    console = Console(CollectorRegistry(), facts, Receipts(), list, lambda: 0.0, told.append)
+    async with asyncio.TaskGroup() as tasks:
+        watching: asyncio.Task[None] = tasks.create_task(console.watch())
+        async with asyncio.timeout(5):
+            await looks.get()
+            await looks.get()
+        watching.cancel()
+    assert [str(error) for error in told] == ["no facts today"]
