@@ -65,7 +65,7 @@ class Console:
     async def watch(self) -> NoReturn:
         """Make a frame every second, until cancelled.
 
-        A frame that cannot be made is told once, until one can be again: the gateway goes on without its console.
+        A frame that cannot be made is told once, until one can be again: the gateway goes on without it.
         """
         while True:
             try:
