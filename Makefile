@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim fairness limits cache-bench chaos monitoring lock
+.PHONY: help up test lint bench bench-node bench-log bench-replication bench-telemetry retrieval kill-node faults sim sim-forced fairness limits cache-bench chaos monitoring lock
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ faults: $(VENV)/.dev  ## Make LLM endpoints and all else fail; judge what caller
 
 sim: $(VENV)/.dev  ## Replicate under faults in virtual time: SEEDS=1000 worlds
 	@$(BIN)/python -m tests.simulation $(or $(SEEDS),1000)
+
+sim-forced: $(VENV)/.dev  ## The same where a home is replaced by force; some worlds still fail
+	@$(BIN)/python -m tests.simulation $(or $(SEEDS),300) --forced
 
 limits: $(VENV)/.dev  ## Two gateways and one limit, while Valkey dies and hangs
 	@$(BIN)/python -m bench.limits $(ARGS)

@@ -1,5 +1,9 @@
-"""`python -m tests.simulation [seeds] [first]`: run many seeds on all cores; print those that fail."""
+"""`python -m tests.simulation [seeds] [first] [--forced]`: many seeds on all cores; those that fail are printed.
 
+With `--forced`, worlds in which a home is replaced by force; some are known to fail (`test_moving.KNOWN`).
+"""
+
+import argparse
 import sys
 from collections import Counter
 
@@ -7,19 +11,32 @@ from tests.simulation.campaign import campaign, moving_campaign
 
 
 def main() -> int:
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    failures = campaign(range(first, first + seeds))
-    moved, passed = moving_campaign(range(first, first + seeds))
-    forced, happened = moving_campaign(range(first, first + seeds), forced=1)
-    for failure in failures + moved + forced:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="?", default=1_000, help="how many worlds of each kind")
+    parser.add_argument("first", type=int, nargs="?", default=0, help="the first one's number")
+    parser.add_argument("--forced", action="store_true", help="worlds in which a home is replaced by force")
+    chosen = parser.parse_args()
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    return forced(seeds) if chosen.forced else ordinary(seeds)
+
+
+def ordinary(seeds: range) -> int:
+    failures = campaign(seeds)
+    moved, passed = moving_campaign(seeds)
+    for failure in failures + moved:
         print(failure)
-    print(f"{seeds} seeds from {first}, {len(failures)} failed")
-    print(f"{seeds} seeds from {first} where homes move, {len(moved)} failed: {_told(passed)}")
-    print(
-        f"{seeds} seeds from {first} where one is replaced by force, {len(forced)} failed: {_told(happened)}"
-    )
-    return 1 if failures or moved or forced else 0
+    print(f"{len(seeds)} seeds from {seeds.start}, {len(failures)} failed")
+    print(f"{len(seeds)} seeds from {seeds.start} where homes move, {len(moved)} failed: {_told(passed)}")
+    return 1 if failures or moved else 0
+
+
+def forced(seeds: range) -> int:
+    failures, passed = moving_campaign(seeds, forced=1)
+    for failure in failures:
+        print(failure)
+    told = f"{len(seeds)} seeds from {seeds.start} where a home is replaced by force"
+    print(f"{told}, {len(failures)} failed: {_told(passed)}")
+    return 1 if failures else 0
 
 
 def _told(passed: Counter[str]) -> str:
