@@ -1,4 +1,4 @@
-"""`python -m tests.simulation [seeds] [first] [--forced]`: many seeds on all cores; those that fail are printed.
+"""`python -m tests.simulation [seeds] [first] [--forced]`: many seeds on all cores; prints those that fail.
 
 With `--forced`, worlds in which a home is replaced by force; some are known to fail (`test_moving.KNOWN`).
 """

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
+from msgspec.structs import replace as replace_fields
+
 from regions import promotion
 from regions.changes import Resolved
 from regions.errors import AppendUnknown, Conflict, LogError, LogUnavailable, StaleEpoch
@@ -31,6 +33,7 @@ from regions.replicator.daemon import Daemon, Surroundings
 from regions.replicator.driver import Tell
 from regions.replicator.epochs import LiveEpochs
 from regions.replicator.snapshot import Site
+from regions.replicator.watermarks import Progress
 from regions.topology import Home, Term, decide, decode_home, home_key, shard_of
 from tests.regions.strategies import listed
 from tests.simulation.clock import run
@@ -290,6 +293,18 @@ class MovingWorld(World):
                 return
             await asyncio.sleep(0.5)
         raise Violation(f"no promotion ends what was broken off: {told}")
+
+    def _waits(self, home: str, progress: Progress) -> bool:
+        """A fence left behind undecided, in a log that is not home, stands until the next promotion.
+
+        Nothing comes after it, and nobody reads by that log's positions.
+        """
+        gates = {
+            index: gate
+            for index, gate in progress.gates.items()
+            if home == self.terms.region or gate.epoch <= self.terms.epoch
+        }
+        return super()._waits(home, replace_fields(progress, gates=gates))
 
     def _tell(self, region: str, namespace: NamespaceRef, event: moves.Resync | moves.Unpark) -> None:
         """An operator speaks to the follower of the log that is home now."""

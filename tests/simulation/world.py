@@ -632,14 +632,18 @@ class World:
         raise Violation(f"not converged: {told}, the logs end at {ends}")
 
     def _is_done(self, region: Region, ends: dict[tuple[str, int], int]) -> bool:
-        told = [(region.seen.get(progress_key(*key)), end) for key, end in ends.items()]
+        told = [(key[0], region.seen.get(progress_key(*key)), end) for key, end in ends.items()]
         for namespace in self.namespaces:
-            if any(each is not None and each.mark(namespace).parked for each, _ in told):
+            if any(each is not None and each.mark(namespace).parked for _, each, _ in told):
                 self._unpark(region.name, namespace)
         return self._is_shown(region) and all(
-            each is not None and each.received >= end and not (each.is_resyncing or each.gates or each.behind)
-            for each, end in told
+            each is not None and each.received >= end and not self._waits(home, each)
+            for home, each, end in told
         )
+
+    def _waits(self, _home: str, progress: Progress) -> bool:
+        """Whether a follower of that home's log has something left to do."""
+        return bool(progress.is_resyncing or progress.gates or progress.behind)
 
     def _is_shown(self, region: Region) -> bool:
         """Whether every index has a canary that queries find as soon as they can."""
