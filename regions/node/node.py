@@ -175,8 +175,13 @@ class Node:
         index = self.index(name)
         if index.definition.deletion_protection == "enabled":
             raise IndexProtected("Deletion protection is enabled for this index. Disable it before deleting.")
-        gone = await self._write(lambda store: store.delete_index(index.key))
+        # Before its rows go: a read that finds none of them any more must not be told as this index's.
         del self._indexes[name]
+        try:
+            gone = await self._write(lambda store: store.delete_index(index.key))
+        except Exception:
+            self._indexes.setdefault(name, index)
+            raise
         self.loaded.drop(gone)
         self._has_garbage.set()
 
